@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Words for people: the nearest valid name for an error, counts, bytes and durations.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace axial {
+
+/// The candidate with the smallest edit distance to `name`, or "" when none is close (distance over
+/// half its length). Used to end an error with "did you mean".
+std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates);
+
+/// "; did you mean 'x'?" for the nearest candidate, or "" when there is none.
+std::string did_you_mean(std::string_view name, const std::vector<std::string>& candidates);
+
+/// 1234567 -> "1,234,567".
+std::string with_commas(int64_t count);
+/// 1536 -> "1.5 KiB"; binary units.
+std::string human_bytes(int64_t bytes);
+/// 3725 -> "1:02:05", 65 -> "1:05", 4.2 -> "4.2s".
+std::string human_duration(double seconds);
+
+}  // namespace axial

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a model is to the rest of the house, and how one is found by name. A model folder defines
+// `register_<model>(ModelRegistry&)`; the build collects them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "axial/parallel/block/block.h"
+#include "axial/parallel/parameter_table/parameter_table.h"
+
+namespace axial::models {
+
+/// A built model: parameters (declared, not yet materialised) and blocks over them.
+struct Model {
+  std::string type;       ///< name in the registry
+  nlohmann::json config;  ///< complete configuration; building from it again gives an equal model
+  std::unique_ptr<parallel::ParameterTable> parameters;
+  std::vector<parallel::Block> trunk;            ///< batch tensors -> "hidden"
+  std::map<std::string, parallel::Block> heads;  ///< "loss", "log_likelihood", "logits", ...
+  std::vector<std::string> batch_names;          ///< tensors a batch brings
+
+  /// The trunk followed by one head; throws ValueError with the nearest name for an unknown head.
+  std::vector<parallel::Block> blocks_with(const std::string& head) const;
+};
+
+/// How a model exchanges weights with Hugging Face folders. Pure functions of configs and tensors; files
+/// are read and written by train.
+struct HuggingFaceAdapter {
+  /// config.json -> our config; throws UnsupportedError naming the field that has no equivalent.
+  std::function<nlohmann::json(const nlohmann::json& hf_config)> import_config;
+  /// Our config -> config.json of `family` ("gpt2", "gpt_neox", "bloom", "llama"); throws UnsupportedError
+  /// naming the setting the family cannot express.
+  std::function<nlohmann::json(const nlohmann::json& config, const std::string& family)> export_config;
+  /// Fill the materialised table; `get(name)` returns the foreign tensor (throws when absent).
+  std::function<void(const nlohmann::json& hf_config,
+                     const std::function<at::Tensor(const std::string&)>& get,
+                     const std::vector<std::string>& available, parallel::ParameterTable& table)>
+      import_weights;
+  /// Call `put(name, tensor)` for every foreign tensor of `family`.
+  std::function<void(const nlohmann::json& config, const std::string& family,
+                     const parallel::ParameterTable& table,
+                     const std::function<void(const std::string&, const at::Tensor&)>& put)>
+      export_weights;
+  /// Families that export_config accepts.
+  std::vector<std::string> families;
+};
+
+/// What a model folder registers.
+struct ModelEntry {
+  /// Check the config strictly (unknown key: ValueError with the nearest) and build.
+  std::function<Model(const nlohmann::json& config)> build;
+  HuggingFaceAdapter hugging_face;
+};
+
+/// Models by name.
+class ModelRegistry {
+ public:
+  void add(const std::string& type, ModelEntry entry);
+  /// Throws ValueError with the nearest name.
+  const ModelEntry& at(const std::string& type) const;
+  std::vector<std::string> types() const;
+
+ private:
+  std::map<std::string, ModelEntry> entries_;
+};
+
+/// Generated from the folders of axial/models.
+void register_all(ModelRegistry& registry);
+/// All models of this build.
+ModelRegistry all_models();
+
+}  // namespace axial::models

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one table of a model's parameters: logical name and shape, what this rank holds of it, its value,
+// gradient and companions (master copy, moments). Checkpoints, optimizers, export and tests read it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "axial/core/rng/rng.h"
+#include "axial/parallel/layout/holding.h"
+
+namespace axial::parallel {
+
+/// How a parameter starts.
+struct Initializer {
+  enum class Kind { kZeros, kOnes, kNormal };
+  Kind kind = Kind::kZeros;
+  double std = 0.0;  ///< of kNormal
+
+  static Initializer zeros() { return {Kind::kZeros, 0.0}; }
+  static Initializer ones() { return {Kind::kOnes, 0.0}; }
+  static Initializer normal(double std) { return {Kind::kNormal, std}; }
+};
+
+/// What a model declares about a parameter.
+struct ParameterSpec {
+  std::string name;
+  std::vector<int64_t> shape;  ///< logical, over all ranks
+  Initializer init;
+  bool weight_decay = true;  ///< false for biases and norms
+};
+
+/// One row of the table.
+struct Parameter {
+  ParameterSpec spec;
+  Holding holding;   ///< the part of the logical tensor held here
+  at::Tensor value;  ///< leaf that requires grad, compute dtype
+  at::Tensor grad;   ///< sum over micro-batches, fp32 (fp64 for fp64); undefined: none yet
+  std::map<std::string, at::Tensor> companions;  ///< "master", "exp_avg", ...: shaped as the held part
+};
+
+/// Owner of all parameters of a model. Rows have stable addresses and keep the order of declaration.
+class ParameterTable {
+ public:
+  ParameterTable() = default;
+  ParameterTable(const ParameterTable&) = delete;
+  ParameterTable& operator=(const ParameterTable&) = delete;
+
+  /// Add a row; throws ValueError when the name is taken.
+  Parameter& declare(ParameterSpec spec);
+  /// Give a row a second name (tied weights); values, gradients and companions are shared.
+  void alias(const std::string& name, const std::string& of);
+
+  /// Allocate every value and fill it: element i of parameter n is drawn from (seed, n, i) in fp64 and
+  /// rounded once, so every layout starts equal. On Meta only shapes are made. 16-bit values get an fp32
+  /// companion "master".
+  void materialize(at::Device device, at::ScalarType dtype, uint64_t seed);
+
+  /// Row by name or alias; throws ValueError with the nearest name.
+  Parameter& at(std::string_view name);
+  const Parameter& at(std::string_view name) const;
+  bool contains(std::string_view name) const;
+  /// Rows in order of declaration, aliases left out.
+  const std::vector<std::unique_ptr<Parameter>>& rows() const { return rows_; }
+  const std::map<std::string, std::string, std::less<>>& aliases() const { return aliases_; }
+
+  /// Number of scalars, each tied weight once.
+  int64_t num_elements() const;
+  /// Drop all gradients.
+  void clear_gradients();
+
+ private:
+  std::vector<std::unique_ptr<Parameter>> rows_;
+  std::map<std::string, size_t, std::less<>> index_;
+  std::map<std::string, std::string, std::less<>> aliases_;
+};
+
+}  // namespace axial::parallel

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+# The torch that is already installed, as the imported target axial::torch.
+# find_package(Torch) stops where a CUDA torch meets a machine without CUDA, so the target is made
+# from torch/include and torch/lib, which Python locates. Also: one precompiled header for all layers.
+if(NOT AXIAL_PYTHON)
+  if(EXISTS "${PROJECT_SOURCE_DIR}/.venv/bin/python")
+    set(AXIAL_PYTHON "${PROJECT_SOURCE_DIR}/.venv/bin/python")
+  else()
+    find_program(AXIAL_PYTHON_FOUND python3 REQUIRED)
+    set(AXIAL_PYTHON "${AXIAL_PYTHON_FOUND}")
+  endif()
+endif()
+execute_process(COMMAND "${AXIAL_PYTHON}" "${CMAKE_CURRENT_LIST_DIR}/torch_facts.py"
+  OUTPUT_VARIABLE AXIAL_TORCH_FACTS RESULT_VARIABLE AXIAL_TORCH_RC ERROR_VARIABLE AXIAL_TORCH_ERR
+  OUTPUT_STRIP_TRAILING_WHITESPACE)
+if(NOT AXIAL_TORCH_RC EQUAL 0)
+  message(FATAL_ERROR "No torch found with ${AXIAL_PYTHON}: run tools/bootstrap, or set AXIAL_PYTHON.\n${AXIAL_TORCH_ERR}")
+endif()
+list(GET AXIAL_TORCH_FACTS 0 AXIAL_TORCH_ROOT)
+list(GET AXIAL_TORCH_FACTS 1 AXIAL_TORCH_VERSION)
+list(GET AXIAL_TORCH_FACTS 2 AXIAL_TORCH_ABI)
+message(STATUS "torch ${AXIAL_TORCH_VERSION} at ${AXIAL_TORCH_ROOT}")
+
+add_library(axial_torch INTERFACE)
+add_library(axial::torch ALIAS axial_torch)
+# Installed: a consumer meets its own torch, so only the build tree names this machine's paths.
+target_include_directories(axial_torch SYSTEM INTERFACE
+  $<BUILD_INTERFACE:${AXIAL_TORCH_ROOT}/include>
+  $<BUILD_INTERFACE:${AXIAL_TORCH_ROOT}/include/torch/csrc/api/include>)
+target_compile_definitions(axial_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=${AXIAL_TORCH_ABI})
+foreach(lib torch torch_cpu c10)
+  target_link_libraries(axial_torch INTERFACE "$<BUILD_INTERFACE:${AXIAL_TORCH_ROOT}/lib/lib${lib}.so>")
+endforeach()
+target_link_options(axial_torch INTERFACE
+  "$<BUILD_INTERFACE:-Wl,-rpath-link,${AXIAL_TORCH_ROOT}/lib>")
+
+set(AXIAL_PCH_SOURCE "${PROJECT_BINARY_DIR}/pch/pch.cpp")
+file(WRITE "${AXIAL_PCH_SOURCE}.new" "// Carries the precompiled header.\n")
+file(COPY_FILE "${AXIAL_PCH_SOURCE}.new" "${AXIAL_PCH_SOURCE}" ONLY_IF_DIFFERENT)
+add_library(axial_pch OBJECT "${AXIAL_PCH_SOURCE}")
+target_link_libraries(axial_pch PRIVATE axial_torch axial_flags axial_warnings)
+target_precompile_headers(axial_pch PRIVATE "${CMAKE_CURRENT_LIST_DIR}/torch_pch.h")
