@@ -23,8 +23,16 @@ message(STATUS "torch ${AXIAL_TORCH_VERSION} at ${AXIAL_TORCH_ROOT}")
 
 add_library(axial_torch INTERFACE)
 add_library(axial::torch ALIAS axial_torch)
+# torch bundles the headers, but not the symbols, of another fmt, and its folder is searched before the
+# system's: a link puts the fmt that core and spdlog are built with in front.
+find_package(fmt REQUIRED)
+get_target_property(AXIAL_FMT_INCLUDE fmt::fmt INTERFACE_INCLUDE_DIRECTORIES)
+list(GET AXIAL_FMT_INCLUDE 0 AXIAL_FMT_INCLUDE)
+file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/fmt_first")
+file(CREATE_LINK "${AXIAL_FMT_INCLUDE}/fmt" "${PROJECT_BINARY_DIR}/fmt_first/fmt" SYMBOLIC)
 # Installed: a consumer meets its own torch, so only the build tree names this machine's paths.
 target_include_directories(axial_torch SYSTEM INTERFACE
+  $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/fmt_first>
   $<BUILD_INTERFACE:${AXIAL_TORCH_ROOT}/include>
   $<BUILD_INTERFACE:${AXIAL_TORCH_ROOT}/include/torch/csrc/api/include>)
 target_compile_definitions(axial_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=${AXIAL_TORCH_ABI})
