@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// Torch side of safetensors: views over the mapped bytes are cut and copied, never handed out.
+#include "axial/train/safetensors/tensor_io.h"
+
+#include <ATen/ATen.h>
+
+#include <cstring>
+
+namespace axial::train {
+namespace {
+
+constexpr std::string_view kOp = "safetensors";
+
+DType known_dtype(const SafetensorsFile& file, const TensorEntry& entry) {
+  if (!entry.dtype) {
+    fail<UnsupportedError>(kOp, "'{}': tensor '{}' has dtype {}, which Axial does not compute with",
+                           file.path().string(), entry.name, entry.stored_dtype);
+  }
+  return *entry.dtype;
+}
+
+}  // namespace
+
+DType dtype_of(at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return DType::kF64;
+    case at::kFloat:
+      return DType::kF32;
+    case at::kBFloat16:
+      return DType::kBF16;
+    case at::kHalf:
+      return DType::kF16;
+    case at::kLong:
+      return DType::kI64;
+    case at::kInt:
+      return DType::kI32;
+    case at::kShort:
+      return DType::kI16;
+    case at::kChar:
+      return DType::kI8;
+    case at::kByte:
+      return DType::kU8;
+    case at::kBool:
+      return DType::kBool;
+    default:
+      fail<UnsupportedError>(kOp, "dtype {} has no place in a file of Axial", c10::toString(type));
+  }
+}
+
+at::ScalarType scalar_type_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF64:
+      return at::kDouble;
+    case DType::kF32:
+      return at::kFloat;
+    case DType::kBF16:
+      return at::kBFloat16;
+    case DType::kF16:
+      return at::kHalf;
+    case DType::kI64:
+      return at::kLong;
+    case DType::kI32:
+      return at::kInt;
+    case DType::kI16:
+      return at::kShort;
+    case DType::kI8:
+      return at::kChar;
+    case DType::kU8:
+      return at::kByte;
+    case DType::kBool:
+      return at::kBool;
+  }
+  fail(kOp, "unknown dtype");
+}
+
+at::Tensor read_tensor(const SafetensorsFile& file, std::string_view name) {
+  const TensorEntry& entry = file.at(name);
+  at::Tensor out = at::empty(entry.shape, at::TensorOptions(scalar_type_of(known_dtype(file, entry))));
+  const std::span<const std::byte> bytes = file.bytes(name);
+  if (!bytes.empty()) std::memcpy(out.data_ptr(), bytes.data(), bytes.size());
+  return out;
+}
+
+WrittenFile write_safetensors(const std::filesystem::path& path,
+                              const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                              const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorPlan> plan;
+  plan.reserve(tensors.size());
+  for (const auto& [name, tensor] : tensors) {
+    plan.push_back({name, dtype_of(tensor.scalar_type()), tensor.sizes().vec()});
+  }
+  SafetensorsWriter writer(path, std::move(plan), metadata);
+  for (const auto& [name, tensor] : tensors) {
+    const at::Tensor host = tensor.detach().to(at::kCPU).contiguous();
+    writer.write({static_cast<const std::byte*>(host.const_data_ptr()), host.nbytes()});
+  }
+  return writer.finish();
+}
+
+}  // namespace axial::train

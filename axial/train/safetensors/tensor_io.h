@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Torch over safetensors.h: tensors from and to files. Used by checkpoints and Hugging Face folders.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "axial/train/safetensors/safetensors.h"
+
+namespace axial::train {
+
+/// Axial's dtype <-> torch's; throws UnsupportedError for one that has no counterpart.
+DType dtype_of(at::ScalarType type);
+at::ScalarType scalar_type_of(DType dtype);
+
+/// A tensor of the file, copied to the host. Throws ValueError (no such name), UnsupportedError (dtype).
+at::Tensor read_tensor(const SafetensorsFile& file, std::string_view name);
+
+/// Write host or device tensors (any strides) in the given order.
+WrittenFile write_safetensors(const std::filesystem::path& path,
+                              const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                              const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace axial::train
