@@ -5,6 +5,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <functional>
 #include <string_view>
 
 namespace axial {
@@ -14,5 +15,9 @@ void set_log_level(std::string_view level);
 
 /// The logger; thread-safe. Use as `log()->warn("...", ...)` with fmt format strings.
 spdlog::logger* log();
+
+/// Call `before` ahead of every message that is written: core/progress clears its line there.
+/// Replaces the former one; an empty function removes it. `before` must not log.
+void set_before_log(std::function<void()> before);
 
 }  // namespace axial

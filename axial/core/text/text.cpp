@@ -66,6 +66,19 @@ std::string human_bytes(int64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
+std::string human_count(double value) {
+  constexpr std::array<const char*, 5> kSuffixes{"", "k", "M", "G", "T"};
+  if (!std::isfinite(value)) return "?";
+  size_t suffix = 0;
+  while (std::abs(value) >= 999.5 && suffix + 1 < kSuffixes.size()) {
+    value /= 1000.0;
+    ++suffix;
+  }
+  const double size = std::abs(value);
+  const int decimals = size >= 99.95 || value == 0 ? 0 : size >= 9.995 ? 1 : size >= 0.9995 ? 2 : 3;
+  return fmt::format("{:.{}f}{}", value, decimals, kSuffixes[suffix]);
+}
+
 std::string human_duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0) return "?";
   if (seconds < 10) return fmt::format("{:.1f}s", seconds);

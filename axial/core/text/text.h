@@ -20,6 +20,8 @@ std::string did_you_mean(std::string_view name, const std::vector<std::string>& 
 std::string with_commas(int64_t count);
 /// 1536 -> "1.5 KiB"; binary units.
 std::string human_bytes(int64_t bytes);
+/// 1234567 -> "1.23M", 12.3 -> "12.3", 0.021 -> "0.021": three figures and a decimal suffix, for rates.
+std::string human_count(double value);
 /// 3725 -> "1:02:05", 65 -> "1:05", 4.2 -> "4.2s".
 std::string human_duration(double seconds);
 

@@ -21,6 +21,12 @@ TEST(Text, Numbers) {
   EXPECT_EQ(with_commas(-100), "-100");
   EXPECT_EQ(with_commas(1234567), "1,234,567");
   EXPECT_EQ(human_bytes(1536), "1.5 KiB");
+  EXPECT_EQ(human_count(1234567), "1.23M");
+  EXPECT_EQ(human_count(999.6), "1.00k");
+  EXPECT_EQ(human_count(123.4), "123");
+  EXPECT_EQ(human_count(12.34), "12.3");
+  EXPECT_EQ(human_count(0.0214), "0.021");
+  EXPECT_EQ(human_count(0), "0");
   EXPECT_EQ(human_duration(3725), "1:02:05");
   EXPECT_EQ(human_duration(65), "1:05");
 }
