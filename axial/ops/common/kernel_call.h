@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every op needs around a torch-free kernel: threads, dtype names, workspace, checks.
+// What every op needs around a torch-free kernel: threads, dtype names, row views, workspace, checks.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,8 +16,29 @@ ParallelFor torch_parallel_for();
 /// Our name of a torch dtype; throws UnsupportedError with the op's name for one that kernels do not know.
 DType dtype_of(const at::Tensor& tensor, std::string_view op);
 
+/// Dtype that sums and row statistics of `dtype` are kept in: fp64 for fp64, else fp32.
+at::ScalarType accumulate_type(at::ScalarType dtype);
+
 /// Uninitialised workspace from torch's allocator on `like`'s device (Meta too), u8 [bytes].
 at::Tensor workspace(int64_t bytes, const at::Tensor& like);
+
+/// A tensor as rows of its last dim, as kernels take it.
+struct RowView {
+  at::Tensor tensor;   ///< keeps the storage alive; a copy when the strides do not form rows
+  int64_t rows = 0;    ///< product of the leading dims
+  int64_t cols = 0;    ///< size of the last dim
+  int64_t stride = 0;  ///< elements from one row to the next
+};
+
+/// View `tensor` [.., C] as rows without a copy where the last dim is contiguous and the leading dims
+/// collapse into one stride; else copy. Needs at least one dim and sizes that are not symbolic.
+RowView as_rows(const at::Tensor& tensor);
+
+/// True while torch.compile or make_fx traces with symbolic sizes: Meta kernels then size no workspace.
+bool has_symbolic_sizes(const at::Tensor& tensor);
+
+/// "[2, 3, 4]" for error messages, symbolic sizes included.
+std::string shape_text(const at::Tensor& tensor);
 
 /// Throw unless grad mode is off or no gradient of this backward is wanted: the op is of first order only.
 /// Call it first in every first-order backward with its saved tensors and incoming gradients.

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// The seam between torch and the torch-free kernels (kernel_call.h): nothing here knows an op.
+#include "axial/ops/common/kernel_call.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <sstream>
+
+namespace axial::ops {
+
+ParallelFor torch_parallel_for() {
+  return [](int64_t n, int64_t grain, const RangeBody& body) {
+    at::parallel_for(0, n, std::max<int64_t>(grain, 1),
+                     [&body](int64_t begin, int64_t end) { body(begin, end); });
+  };
+}
+
+DType dtype_of(const at::Tensor& tensor, std::string_view op) {
+  switch (tensor.scalar_type()) {
+    case at::kDouble:
+      return DType::kF64;
+    case at::kFloat:
+      return DType::kF32;
+    case at::kBFloat16:
+      return DType::kBF16;
+    case at::kHalf:
+      return DType::kF16;
+    case at::kLong:
+      return DType::kI64;
+    case at::kInt:
+      return DType::kI32;
+    case at::kShort:
+      return DType::kI16;
+    case at::kChar:
+      return DType::kI8;
+    case at::kByte:
+      return DType::kU8;
+    case at::kBool:
+      return DType::kBool;
+    default:
+      fail<UnsupportedError>(op,
+                             "unsupported dtype; expected float64, float32, bfloat16, float16, int64, int32, "
+                             "int16, int8, uint8 or bool, got {}",
+                             c10::toString(tensor.scalar_type()));
+  }
+}
+
+at::ScalarType accumulate_type(at::ScalarType dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+at::Tensor workspace(int64_t bytes, const at::Tensor& like) {
+  return at::empty({bytes}, like.options().dtype(at::kByte));
+}
+
+RowView as_rows(const at::Tensor& tensor) {
+  AXIAL_DCHECK(tensor.dim() >= 1);
+  RowView view{tensor, 0, tensor.size(-1), tensor.size(-1)};
+  view.rows = 1;
+  for (int64_t d = 0; d + 1 < tensor.dim(); ++d) view.rows *= tensor.size(d);
+  if (tensor.is_contiguous()) return view;
+
+  bool collapses = view.cols <= 1 || tensor.stride(-1) == 1;
+  int64_t expected = -1;  // stride that the next leading dim must have to continue the rows below it
+  for (int64_t d = tensor.dim() - 2; d >= 0 && collapses; --d) {
+    if (tensor.size(d) == 1) continue;
+    if (expected < 0) {
+      view.stride = tensor.stride(d);
+    } else {
+      collapses = tensor.stride(d) == expected;
+    }
+    expected = tensor.stride(d) * tensor.size(d);
+  }
+  if (!collapses) {
+    view.tensor = tensor.contiguous();
+    view.stride = view.cols;
+  }
+  return view;
+}
+
+bool has_symbolic_sizes(const at::Tensor& tensor) {
+  return tensor.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+}
+
+std::string shape_text(const at::Tensor& tensor) {
+  std::ostringstream text;
+  text << tensor.sym_sizes();
+  return text.str();
+}
+
+void refuse_second_order(std::string_view op, at::TensorList tensors) {
+  if (!c10::GradMode::is_enabled()) return;
+  const bool wanted = std::any_of(tensors.begin(), tensors.end(),
+                                  [](const at::Tensor& t) { return t.defined() && t.requires_grad(); });
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !wanted,
+      detail::located(op,
+                      "is of first order only: double backward is not supported; expected a backward "
+                      "without create_graph, got create_graph=True"));
+}
+
+}  // namespace axial::ops
