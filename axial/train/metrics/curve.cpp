@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+// Layout and drawing of curve.h: ranges, ticks, smoothing, thinning, labels that do not overlap.
+#include "axial/train/metrics/curve.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "axial/core/check/check.h"
+#include "axial/core/text/text.h"
+
+namespace axial::train {
+namespace {
+
+// Okabe and Ito's palette: told apart with any colour vision.
+constexpr std::array<const char*, 5> kCurveColours{"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"};
+constexpr const char* kInk = "#222222";
+constexpr const char* kFaint = "#E3E3E3";
+constexpr const char* kBaselineInk = "#666666";
+constexpr double kLabelHeight = 15;
+
+struct Range {
+  double low = std::numeric_limits<double>::infinity();
+  double high = -std::numeric_limits<double>::infinity();
+  bool empty() const { return low > high; }
+  void add(double value) {
+    if (!std::isfinite(value)) return;
+    low = std::min(low, value);
+    high = std::max(high, value);
+  }
+};
+
+std::string escaped(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      default:
+        out += static_cast<uint8_t>(c) < 0x20 ? ' ' : c;
+    }
+  }
+  return out;
+}
+
+/// Round tick positions (1, 2 or 5 times a power of ten apart), about `wanted` of them.
+std::vector<double> ticks_of(const Range& range, int wanted) {
+  const double raw = (range.high - range.low) / wanted;
+  const double power = std::pow(10.0, std::floor(std::log10(raw)));
+  const double share = raw / power;
+  const double step = power * (share <= 1 ? 1 : share <= 2 ? 2 : share <= 5 ? 5 : 10);
+  std::vector<double> ticks;
+  for (double k = std::ceil(range.low / step - 1e-9); k * step <= range.high + step * 1e-9; ++k) {
+    ticks.push_back(k * step);
+  }
+  return ticks;
+}
+
+std::string tick_text(double value, double step) {
+  if (step >= 1) return with_commas(std::llround(value));
+  return fmt::format("{:.{}f}", value, static_cast<int>(std::ceil(-std::log10(step) - 1e-9)));
+}
+
+/// Bias-corrected exponential average over about 1/50 of the points; NaN where the input is.
+std::vector<CurvePoint> smoothed(const std::vector<CurvePoint>& points) {
+  const double window = std::max(1.0, static_cast<double>(points.size()) / 50.0);
+  const double keep = 1.0 - 2.0 / (window + 1.0);
+  std::vector<CurvePoint> out = points;
+  double sum = 0, weight = 0;
+  for (CurvePoint& point : out) {
+    if (!std::isfinite(point.y)) continue;
+    sum = keep * sum + (1 - keep) * point.y;
+    weight = keep * weight + (1 - keep);
+    point.y = sum / weight;
+  }
+  return out;
+}
+
+/// The frame of the plot in pixels and the map from values to pixels.
+struct Frame {
+  double left, top, right, bottom;
+  Range x, y;
+  double px(double value) const { return left + (value - x.low) / (x.high - x.low) * (right - left); }
+  double py(double value) const { return bottom - (value - y.low) / (y.high - y.low) * (bottom - top); }
+};
+
+/// Lowest and highest point of each pixel column, in order: what a line through all points would show.
+std::vector<CurvePoint> thinned(const std::vector<CurvePoint>& points, const Frame& frame) {
+  if (points.size() < 2000) return points;
+  std::vector<CurvePoint> out;
+  for (size_t begin = 0; begin < points.size();) {
+    const double column = std::floor(frame.px(points[begin].x));
+    size_t low = begin, high = begin, end = begin;
+    for (; end < points.size() && std::floor(frame.px(points[end].x)) == column; ++end) {
+      if (!(points[low].y <= points[end].y)) low = end;
+      if (!(points[high].y >= points[end].y)) high = end;
+    }
+    out.push_back(points[std::min(low, high)]);
+    if (low != high) out.push_back(points[std::max(low, high)]);
+    begin = std::max(end, begin + 1);
+  }
+  return out;
+}
+
+std::string path_data(const std::vector<CurvePoint>& points, const Frame& frame) {
+  std::string data;
+  bool pen_down = false;
+  for (const CurvePoint& point : points) {
+    if (!std::isfinite(point.y) || !std::isfinite(point.x)) {
+      pen_down = false;
+      continue;
+    }
+    // A spike far outside stays outside: clipped by the frame, and bounded so that viewers cope.
+    const double y = std::clamp(frame.py(point.y), -1e4, 1e4);
+    data += fmt::format("{}{:.1f} {:.1f}", pen_down ? "L" : "M", frame.px(point.x), y);
+    pen_down = true;
+  }
+  return data;
+}
+
+std::string value_text(double value, const CurvePlot& plot) {
+  std::string text = fmt::format("{:.3f}", value);
+  if (!plot.exp_name.empty()) text += fmt::format(" ({} {:.2f})", plot.exp_name, std::exp(value));
+  return text;
+}
+
+void find_ranges(const CurvePlot& plot, Frame& frame) {
+  for (const Curve& curve : plot.curves) {
+    for (const CurvePoint& p : curve.points) {
+      if (std::isfinite(p.y)) frame.x.add(p.x);
+    }
+  }
+  if (frame.x.empty()) return;
+  if (frame.x.low == frame.x.high) frame.x.high += 1;
+  // The fall in the first 2 % must not flatten the rest of the curve; it is clipped instead.
+  const double settled = frame.x.low + 0.02 * (frame.x.high - frame.x.low);
+  for (const Curve& curve : plot.curves) {
+    const auto points = curve.style == CurveStyle::smoothed ? smoothed(curve.points) : curve.points;
+    for (const CurvePoint& p : points) {
+      if (p.x >= settled || points.size() < 50) frame.y.add(p.y);
+    }
+  }
+  for (const CurveBaseline& line : plot.baselines) frame.y.add(line.value);
+  if (frame.y.empty()) frame.y = {0, 1};
+  const double pad =
+      std::max((frame.y.high - frame.y.low) * 0.06, 1e-3 * std::max(1.0, std::abs(frame.y.high)));
+  frame.y.low -= pad;
+  frame.y.high += pad;
+}
+
+void draw_axes(std::string& svg, const CurvePlot& plot, const Frame& f) {
+  const auto y_ticks = ticks_of(f.y, 6);
+  const auto x_ticks = ticks_of(f.x, 7);
+  const double y_step = y_ticks.size() > 1 ? y_ticks[1] - y_ticks[0] : 1;
+  const double x_step = x_ticks.size() > 1 ? x_ticks[1] - x_ticks[0] : 1;
+  for (const double tick : y_ticks) {
+    const double y = f.py(tick);
+    svg += fmt::format("<path d=\"M{:.1f} {:.1f}H{:.1f}\" stroke=\"{}\"/>\n", f.left, y, f.right, kFaint);
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>\n", f.left - 8, y + 4,
+                       tick_text(tick, y_step));
+  }
+  for (const double tick : x_ticks) {
+    const double x = f.px(tick);
+    svg += fmt::format("<path d=\"M{:.1f} {:.1f}v5\" stroke=\"{}\"/>\n", x, f.bottom, kInk);
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n", x, f.bottom + 19,
+                       tick_text(tick, x_step));
+  }
+  svg += fmt::format("<path d=\"M{0:.1f} {1:.1f}V{2:.1f}H{3:.1f}\" fill=\"none\" stroke=\"{4}\"/>\n", f.left,
+                     f.top, f.bottom, f.right, kInk);
+  svg += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", (f.left + f.right) / 2,
+                     plot.height - 12, escaped(plot.x_label));
+  const double middle = (f.top + f.bottom) / 2;
+  svg += fmt::format(
+      "<text x=\"18\" y=\"{0:.1f}\" text-anchor=\"middle\" transform=\"rotate(-90 18 {0:.1f})\">{1}</text>\n",
+      middle, escaped(plot.y_label));
+}
+
+void draw_curve(std::string& svg, const Curve& curve, const Frame& f, const char* colour) {
+  const auto line = [&](const std::vector<CurvePoint>& points, double width, double opacity) {
+    svg += fmt::format(
+        "<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-opacity=\"{}\" "
+        "stroke-linejoin=\"round\"/>\n",
+        path_data(thinned(points, f), f), colour, width, opacity);
+  };
+  if (curve.style == CurveStyle::smoothed) {
+    line(curve.points, 1, 0.28);
+    line(smoothed(curve.points), 2.2, 1);
+    return;
+  }
+  line(curve.points, 2, 1);
+  if (curve.points.size() > 200) return;
+  for (const CurvePoint& p : curve.points) {
+    if (!std::isfinite(p.y)) continue;
+    svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>\n", f.px(p.x), f.py(p.y),
+                       colour);
+  }
+}
+
+/// Dashed lines with names in the right margin, moved apart until none overlaps another.
+void draw_baselines(std::string& svg, const CurvePlot& plot, const Frame& f) {
+  std::vector<CurveBaseline> lines;
+  for (const CurveBaseline& line : plot.baselines) {
+    if (std::isfinite(line.value)) lines.push_back(line);
+  }
+  std::stable_sort(lines.begin(), lines.end(),
+                   [](const auto& a, const auto& b) { return a.value > b.value; });
+  const double two_rows = plot.exp_name.empty() ? kLabelHeight : 2 * kLabelHeight;
+  std::vector<double> at;
+  for (const CurveBaseline& line : lines) {
+    const double wanted = f.py(line.value);
+    at.push_back(at.empty() ? wanted : std::max(wanted, at.back() + two_rows));
+  }
+  double limit = f.bottom - 4;
+  for (size_t i = lines.size(); i-- > 0;) {
+    at[i] = std::min(at[i], limit);
+    limit = at[i] - two_rows;
+  }
+  for (size_t i = 0; i < lines.size(); ++i) {
+    const double y = f.py(lines[i].value);
+    svg += fmt::format(
+        "<path d=\"M{:.1f} {:.1f}H{:.1f}\" stroke=\"{}\" stroke-width=\"1.3\" "
+        "stroke-dasharray=\"6 4\"/>\n",
+        f.left, y, f.right, kBaselineInk);
+    svg += fmt::format("<path d=\"M{:.1f} {:.1f}L{:.1f} {:.1f}\" stroke=\"{}\" stroke-opacity=\"0.5\"/>\n",
+                       f.right, y, f.right + 10, at[i], kBaselineInk);
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" fill=\"{}\">{} {:.3f}</text>\n", f.right + 14,
+                       at[i] + 4, kInk, escaped(lines[i].name), lines[i].value);
+    if (plot.exp_name.empty()) continue;
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" fill=\"{}\" font-size=\"11\">{} {:.2f}</text>\n",
+                       f.right + 14, at[i] + 4 + kLabelHeight - 2, kBaselineInk, escaped(plot.exp_name),
+                       std::exp(lines[i].value));
+  }
+}
+
+void draw_legend(std::string& svg, const CurvePlot& plot) {
+  double y = 50;
+  for (size_t i = 0; i < plot.curves.size(); ++i) {
+    const Curve& curve = plot.curves[i];
+    const bool smooth = curve.style == CurveStyle::smoothed;
+    const auto points = smooth ? smoothed(curve.points) : curve.points;
+    const CurvePoint *last = nullptr, *best = nullptr;
+    for (const CurvePoint& p : points) {
+      if (!std::isfinite(p.y)) continue;
+      last = &p;
+      if (!best || p.y < best->y) best = &p;
+    }
+    std::string text = escaped(curve.name) + (smooth ? " (smoothed)" : "");
+    if (last) text += fmt::format(": last {}", value_text(last->y, plot));
+    if (last && best != last) {
+      text += fmt::format(", lowest {:.3f} at {} {}", best->y, escaped(plot.x_label),
+                          with_commas(std::llround(best->x)));
+    }
+    const char* colour = kCurveColours[i % kCurveColours.size()];
+    svg += fmt::format("<path d=\"M74 {0}h26\" stroke=\"{1}\" stroke-width=\"2.4\"/>\n", y - 4, colour);
+    svg += fmt::format("<text x=\"108\" y=\"{}\">{}</text>\n", y, text);
+    y += 18;
+  }
+}
+
+}  // namespace
+
+std::string render_curve(const CurvePlot& plot) {
+  AXIAL_CHECK(plot.width >= 320 && plot.height >= 200, "curve", "size {} x {}; expected at least 320 x 200",
+              plot.width, plot.height);
+  size_t longest = 0;
+  for (const CurveBaseline& line : plot.baselines) longest = std::max(longest, line.name.size() + 6);
+  const double margin =
+      longest == 0 ? 24 : std::min(30.0 + 7.2 * static_cast<double>(longest), plot.width * 0.4);
+  Frame frame{
+      74, 46 + 18 * static_cast<double>(plot.curves.size()), plot.width - margin, plot.height - 54.0, {}, {}};
+  find_ranges(plot, frame);
+  std::string svg = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\" "
+      "font-family=\"Inter, 'DejaVu Sans', Arial, sans-serif\" font-size=\"13\" fill=\"{2}\">\n"
+      "<rect width=\"{0}\" height=\"{1}\" fill=\"white\"/>\n"
+      "<text x=\"74\" y=\"27\" font-size=\"17\" font-weight=\"600\">{3}</text>\n",
+      plot.width, plot.height, kInk, escaped(plot.title));
+  if (frame.x.empty()) {
+    svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">no finite value was recorded</text>\n",
+                       plot.width / 2, plot.height / 2);
+    return svg + "</svg>\n";
+  }
+  svg += fmt::format(
+      "<clipPath id=\"frame\"><rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"/>"
+      "</clipPath>\n",
+      frame.left, frame.top, frame.right - frame.left, frame.bottom - frame.top);
+  draw_axes(svg, plot, frame);
+  draw_baselines(svg, plot, frame);
+  svg += "<g clip-path=\"url(#frame)\">\n";
+  for (size_t i = 0; i < plot.curves.size(); ++i) {
+    draw_curve(svg, plot.curves[i], frame, kCurveColours[i % kCurveColours.size()]);
+  }
+  svg += "</g>\n";
+  draw_legend(svg, plot);
+  return svg + "</svg>\n";
+}
+
+std::vector<Curve> curves_of(const std::vector<MetricsRow>& rows, const std::string& key) {
+  std::vector<Curve> curves;
+  for (const MetricsRow& row : rows) {
+    const bool has =
+        std::any_of(row.values.begin(), row.values.end(), [&](const auto& v) { return v.first == key; });
+    if (!has) continue;
+    auto curve =
+        std::find_if(curves.begin(), curves.end(), [&](const Curve& c) { return c.name == row.kind; });
+    if (curve == curves.end()) {
+      curves.push_back({row.kind, {}, row.kind == "train" ? CurveStyle::smoothed : CurveStyle::marked});
+      curve = curves.end() - 1;
+    }
+    curve->points.push_back({static_cast<double>(row.step), row.value(key)});
+  }
+  return curves;
+}
+
+}  // namespace axial::train
