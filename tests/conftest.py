@@ -1,0 +1,68 @@
+"""Shared by the cross-layer tests: the built program, small genomes, a runner that shows what went wrong."""
+
+import os
+import pathlib
+import random
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STOPS = ("TAA", "TAG", "TGA")
+CODONS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in STOPS]
+
+
+@pytest.fixture(scope="session")
+def axial_program() -> pathlib.Path:
+    """Path of the program under test (AXIAL_BIN, else build/bin/axial)."""
+    path = pathlib.Path(os.environ.get("AXIAL_BIN", ROOT / "build" / "bin" / "axial"))
+    assert path.exists(), f"{path} is missing: run `make build`"
+    return path
+
+
+@pytest.fixture(scope="session")
+def axial(axial_program):
+    """Run the program: axial("train", ...) returns the completed process; check=True asserts success."""
+
+    def run(*arguments, check=True, timeout=300, **kwargs):
+        command = [str(axial_program), *map(str, arguments)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, **kwargs
+        )
+        if check:
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+def write_genes(path: pathlib.Path, count: int = 60, seed: int = 0, length: int = 40) -> pathlib.Path:
+    """Write coding sequences ATG ... stop with a biased codon usage; returns the path."""
+    rng = random.Random(seed)
+    weights = [rng.random() ** 3 + 0.01 for _ in CODONS]
+    with open(path, "w") as out:
+        for i in range(count):
+            body = rng.choices(CODONS, weights, k=length + rng.randrange(length))
+            out.write(f">gene{i} simulated\n" + "ATG" + "".join(body) + rng.choice(STOPS) + "\n")
+    return path
+
+
+@pytest.fixture
+def genes(tmp_path) -> pathlib.Path:
+    """A small FASTA of random genes."""
+    return write_genes(tmp_path / "genes.fasta")
+
+
+@pytest.fixture(scope="session")
+def test_recipe() -> pathlib.Path:
+    """The recipe of a model that trains a step in milliseconds."""
+    return ROOT / "recipes" / "genome_test.yaml"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, axial, test_recipe):
+    """A short finished run and the FASTA it was trained on."""
+    folder = tmp_path_factory.mktemp("trained")
+    fasta = write_genes(folder / "genes.fasta", count=80)
+    axial("train", test_recipe, "--data", fasta, "--out", folder / "run", "--set", "train.steps=20")
+    return folder / "run", fasta
