@@ -42,6 +42,17 @@ endforeach()
 target_link_options(axial_torch INTERFACE
   "$<BUILD_INTERFACE:-Wl,-rpath-link,${AXIAL_TORCH_ROOT}/lib>")
 
+# at::parallel_for is a template: without -fopenmp it is a serial loop around kernels that then start
+# threads of their own. The runtime that torch brought is linked, so that a process has one.
+target_compile_options(axial_torch INTERFACE -fopenmp)
+file(GLOB AXIAL_GOMP "${AXIAL_TORCH_ROOT}/lib/libgomp*.so*")
+if(AXIAL_GOMP)
+  list(GET AXIAL_GOMP 0 AXIAL_GOMP)
+  target_link_libraries(axial_torch INTERFACE "$<BUILD_INTERFACE:${AXIAL_GOMP}>")
+else()
+  target_link_libraries(axial_torch INTERFACE "$<BUILD_INTERFACE:gomp>")
+endif()
+
 set(AXIAL_PCH_SOURCE "${PROJECT_BINARY_DIR}/pch/pch.cpp")
 file(WRITE "${AXIAL_PCH_SOURCE}.new" "// Carries the precompiled header.\n")
 file(COPY_FILE "${AXIAL_PCH_SOURCE}.new" "${AXIAL_PCH_SOURCE}" ONLY_IF_DIFFERENT)
