@@ -38,9 +38,9 @@ int parse_failure(const CLI::App& app, const CLI::ParseError& error, int argc, c
   if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) return app.exit(error);  // --help
   const std::string hint = nearest_hint(app, argc, argv);
   const std::string command = app.get_subcommands().empty() ? "" : " " + app.get_subcommands()[0]->get_name();
-  return report(hint.empty() ? fmt::format("{} (axial{} --help shows the options)", error.what(), command)
-                             : hint,
-                kExitUsage);
+  return report(
+      hint.empty() ? fmt::format("{} (axial{} --help shows the options)", error.what(), command) : hint,
+      kExitUsage);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Causal attention inside segments of a packed batch, and one-token attention over a cache.
-// Today over torch's CPU flash attention, one call per segment; the seam for our own kernel.
+// Matrix products by BLAS over stripes of queries, softmax by kernels/causal_softmax.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,7 +19,8 @@ namespace axial::ops {
 ///   2022) scale                multiplies q k^T; none: 1 / sqrt(D) returns   [T, H, D]  dtype of q,
 ///   contiguous
 /// Gradients: q, k, v; first order only. Saves q, k, v, output and one statistic per (token, head).
-/// Never allocates T x T; with ALiBi a bias [H, n, n] for one segment of n tokens at a time.
+/// Workspace per thread: a few [n, D] buffers and one or two stripes of 128 x n scores, n the segment's
+/// length; never T x T. Sums are kept in fp32 (fp64 for fp64). Bitwise equal for any number of threads.
 /// Throws ValueError naming the shapes. Local.
 at::Tensor segment_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                              const at::Tensor& segments, const std::optional<at::Tensor>& alibi_slopes,
