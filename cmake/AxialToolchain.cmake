@@ -27,6 +27,10 @@ if(AXIAL_SANITIZE)
   add_link_options(-fsanitize=${AXIAL_SANITIZE})
 endif()
 
+if(AXIAL_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)  # coverage of the libraries, which guides the fuzzer
+endif()
+
 # ccache sees through the precompiled header only with these two settings.
 find_program(AXIAL_CCACHE ccache)
 if(AXIAL_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
