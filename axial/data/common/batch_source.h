@@ -18,6 +18,8 @@ namespace axial::data {
 ///   positions  [B, L] int64   position in the record (window), restarting at every record
 ///   segments   [S + 1] int64  borders of records over the flattened B * L positions
 ///   sample_ids [B] int64      global sample id of the row: unique over a run
+///   row_positions [L] int64   place in the row, what dropout is keyed by
+/// parallel::SequenceLayout makes them.
 struct Batch {
   parallel::NamedTensors tensors;
   double weight = 0;                      ///< number of labels that count

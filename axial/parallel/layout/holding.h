@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace axial::parallel {
@@ -30,8 +31,14 @@ struct Holding {
   /// Shape after the slices, before the flat interval.
   std::vector<int64_t> sliced_shape() const;
   bool is_whole(const std::vector<int64_t>& shape) const;
+  /// Whether the flat interval leaves something of the slices out.
+  bool is_flat() const;
+  /// Shape of the held tensor: sliced_shape(), or [flat_end - flat_begin] when is_flat().
+  std::vector<int64_t> held_shape() const;
   /// Row-major index in the logical tensor of held element `i` (counted from flat_begin).
   int64_t global_index(const std::vector<int64_t>& shape, int64_t i) const;
+  /// Throw ValueError naming the parameter unless all of it lies inside a tensor of this shape.
+  void validate(const std::string& name, const std::vector<int64_t>& shape) const;
 };
 
 }  // namespace axial::parallel

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of the table and their initial values, drawn per global element so that every layout starts equal.
+#include "axial/parallel/parameter_table/parameter_table.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <utility>
+
+#include "axial/core/check/check.h"
+#include "axial/core/text/text.h"
+
+namespace axial::parallel {
+
+namespace {
+
+constexpr const char* kOp = "parameter_table";
+
+// A Box-Muller draw takes about 50 ns; 4096 of them are worth a thread.
+constexpr int64_t kDrawGrain = 4096;
+
+// Each element from its own counter, in fp64, rounded once to T.
+template <class T>
+void fill_normal(const Parameter& parameter, RngKey key, at::Tensor& out) {
+  T* data = out.mutable_data_ptr<T>();
+  const ParameterSpec& spec = parameter.spec;
+  const bool whole = parameter.holding.is_whole(spec.shape);
+  at::parallel_for(0, out.numel(), kDrawGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t g = whole ? i : parameter.holding.global_index(spec.shape, i);
+      data[i] = static_cast<T>(spec.init.std * random_normal(key, static_cast<uint64_t>(g)));
+    }
+  });
+}
+
+// On another device than the host the draws are made on the host and copied.
+at::Tensor initial_values(const Parameter& parameter, at::Device device, at::ScalarType dtype,
+                          uint64_t seed) {
+  const std::vector<int64_t> shape = parameter.holding.held_shape();
+  const at::TensorOptions options = at::TensorOptions(dtype).device(device);
+  if (device.is_meta()) return at::empty(shape, options);
+  if (parameter.spec.init.kind == Initializer::Kind::kZeros) return at::zeros(shape, options);
+  if (parameter.spec.init.kind == Initializer::Kind::kOnes) return at::ones(shape, options);
+  at::Tensor drawn = at::empty(shape, at::TensorOptions(dtype));
+  const RngKey key = root_key(seed).child(parameter.spec.name);
+  if (dtype == at::kDouble) {
+    fill_normal<double>(parameter, key, drawn);
+  } else {
+    fill_normal<float>(parameter, key, drawn);
+  }
+  return drawn.to(device);
+}
+
+}  // namespace
+
+Parameter& ParameterTable::declare(ParameterSpec spec) {
+  AXIAL_CHECK(!spec.name.empty(), kOp, "name of a parameter; expected one, got \"\"");
+  AXIAL_CHECK(!contains(spec.name), kOp, "parameter '{}' is declared twice", spec.name);
+  for (const int64_t size : spec.shape) {
+    AXIAL_CHECK(size >= 0, kOp, "shape of '{}'; expected sizes of at least 0, got {}", spec.name, size);
+  }
+  AXIAL_CHECK(spec.init.std >= 0, kOp, "initial std of '{}'; expected at least 0, got {}", spec.name,
+              spec.init.std);
+  auto row = std::make_unique<Parameter>();
+  row->holding = Holding::whole(spec.shape);
+  row->spec = std::move(spec);
+  index_.emplace(row->spec.name, rows_.size());
+  rows_.push_back(std::move(row));
+  return *rows_.back();
+}
+
+void ParameterTable::alias(const std::string& name, const std::string& of) {
+  AXIAL_CHECK(!name.empty() && !contains(name), kOp, "alias '{}' of '{}'; expected a name that is free", name,
+              of);
+  const Parameter& row = at(of);
+  index_.emplace(name, index_.find(of)->second);
+  aliases_.emplace(name, row.spec.name);
+}
+
+void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64_t seed) {
+  const bool narrow = dtype == at::kBFloat16 || dtype == at::kHalf;
+  AXIAL_CHECK(narrow || dtype == at::kFloat || dtype == at::kDouble, kOp,
+              "dtype of parameters; expected float64, float32, bfloat16 or float16, got {}",
+              c10::toString(dtype));
+  for (const auto& row : rows_) {
+    row->holding.validate(row->spec.name, row->spec.shape);
+    row->grad = at::Tensor();
+    row->companions.clear();
+    at::Tensor values = initial_values(*row, device, narrow ? at::kFloat : dtype, seed);
+    row->value = narrow ? values.to(dtype) : values;
+    if (narrow) row->companions["master"] = std::move(values);
+    row->value.set_requires_grad(true);
+  }
+}
+
+Parameter& ParameterTable::at(std::string_view name) {
+  return const_cast<Parameter&>(std::as_const(*this).at(name));
+}
+
+const Parameter& ParameterTable::at(std::string_view name) const {
+  const auto found = index_.find(name);
+  if (found == index_.end()) {
+    std::vector<std::string> names;
+    for (const auto& [known, unused] : index_) names.push_back(known);
+    fail(kOp, "unknown parameter '{}'{}", name, did_you_mean(name, names));
+  }
+  return *rows_[found->second];
+}
+
+bool ParameterTable::contains(std::string_view name) const { return index_.find(name) != index_.end(); }
+
+int64_t ParameterTable::num_elements() const {
+  int64_t total = 0;
+  for (const auto& row : rows_) {
+    int64_t n = 1;
+    for (const int64_t size : row->spec.shape) n *= size;
+    total += n;
+  }
+  return total;
+}
+
+void ParameterTable::clear_gradients() {
+  for (const auto& row : rows_) row->grad = at::Tensor();
+}
+
+}  // namespace axial::parallel
