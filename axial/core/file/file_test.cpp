@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "axial/core/check/check.h"
+#include "axial/core/file/atomic_writer.h"
 
 namespace axial {
 namespace {
@@ -49,6 +50,21 @@ TEST_F(FileTest, ErrorsNameThePathAndTheReason) {
   EXPECT_THROW(write_file_atomically("/dev/full/x", "y"), IoError);
   FileWriter full("/dev/full");
   EXPECT_THROW(full.write("y"), IoError);
+}
+
+TEST_F(FileTest, StreamedFileAppearsWholeOrNotAtAll) {
+  {
+    AtomicWriter abandoned(dir_ / "s");
+    abandoned.write("half");
+  }
+  EXPECT_TRUE(fs::is_empty(dir_));
+  AtomicWriter writer(dir_ / "s");
+  writer.write("one ");
+  writer.write("two");
+  EXPECT_FALSE(fs::exists(dir_ / "s"));
+  writer.commit();
+  EXPECT_EQ(read_file(dir_ / "s"), "one two");
+  EXPECT_THROW(AtomicWriter(dir_ / "none" / "s"), IoError);
 }
 
 TEST_F(FileTest, EmptyFileMapsToNothing) {
