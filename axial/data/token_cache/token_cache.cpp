@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+// Finding, building and locking cache files of token_cache.h.
+#include "axial/data/token_cache/token_cache.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+namespace axial::data {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kFormat = "axial token cache 1";
+constexpr size_t kNamesKept = 8;
+
+class FileSink final : public StoreSink {
+ public:
+  explicit FileSink(const fs::path& path) : writer_(path) {}
+  void write(const void* data, size_t bytes) override { writer_.write(data, bytes); }
+  void finish() { writer_.finish(); }
+
+ private:
+  FileWriter writer_;
+};
+
+class MemorySink final : public StoreSink {
+ public:
+  void write(const void* data, size_t bytes) override {
+    const auto* at = static_cast<const std::byte*>(data);
+    image_.insert(image_.end(), at, at + bytes);
+  }
+  std::vector<std::byte> take() { return std::move(image_); }
+
+ private:
+  std::vector<std::byte> image_;
+};
+
+// Held while a cache file is built, so that others wait instead of doing the same work. Only a courtesy:
+// where locks do not work, builders write files of their own and the last rename wins with equal content.
+class BuildLock {
+ public:
+  explicit BuildLock(fs::path path) : path_(std::move(path)) {
+    fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd_ >= 0) ::flock(fd_, LOCK_EX);
+  }
+  BuildLock(const BuildLock&) = delete;
+  BuildLock& operator=(const BuildLock&) = delete;
+  ~BuildLock() {
+    // A process that waits on the removed file finds the finished cache when it gets the lock.
+    if (fd_ >= 0) {
+      ::unlink(path_.c_str());
+      ::close(fd_);
+    }
+  }
+
+ private:
+  fs::path path_;
+  int fd_ = -1;
+};
+
+void build(const std::vector<fs::path>& files, const Tokenizer& tokenizer, const std::string& key,
+           StoreSink& sink) {
+  TokenStoreWriter writer(sink, key, tokenizer.vocab_size());
+  StoreCounts counts;
+  std::vector<int32_t> tokens;
+  const FastaOptions options{tokenizer.reads_nucleotides() ? Alphabet::kNucleotide : Alphabet::kAny};
+  for (size_t f = 0; f < files.size(); ++f) {
+    const FastaCounts seen = read_fasta(files[f], options, [&](const FastaRecord& record) {
+      if (tokenizer.encode(record.sequence, tokens, counts.encode)) {
+        const uint64_t hash = XXH3_64bits(record.sequence.data(), record.sequence.size());
+        writer.add(record.name, hash, static_cast<int64_t>(f), tokens);
+      } else if (counts.too_short_names.size() < kNamesKept) {
+        counts.too_short_names.emplace_back(record.name);
+      }
+    });
+    counts.fasta.records += seen.records;
+    counts.fasta.bases += seen.bases;
+    counts.fasta.gaps += seen.gaps;
+    counts.fasta.unnamed += seen.unnamed;
+    counts.fasta.empty += seen.empty;
+    for (const std::string& name : seen.empty_names) {
+      if (counts.fasta.empty_names.size() < kNamesKept) counts.fasta.empty_names.push_back(name);
+    }
+  }
+  AXIAL_CHECK(
+      counts.encode.records > 0, "token_cache",
+      "no record of {} file(s) has a token ({} are empty, {} shorter than one token); the first is '{}'",
+      files.size(), counts.fasta.empty, counts.encode.too_short, files[0].string());
+  writer.finish(std::move(counts));
+}
+
+std::string key_of(const std::vector<fs::path>& files, const Tokenizer& tokenizer, const fs::path& folder) {
+  std::string text = fmt::format("{}\n{}\n", kFormat, tokenizer.to_json().dump());
+  for (const fs::path& file : files) text += content_hash_of_file(file, folder) + "\n";
+  return hash_bytes(std::as_bytes(std::span(text.data(), text.size())));
+}
+
+// The cache at `path` when it is there and sound; a warning when it is there and not.
+std::shared_ptr<const TokenStore> open_existing(const fs::path& path, const std::string& key,
+                                                std::vector<std::string>& warnings) {
+  std::error_code error;
+  if (!fs::exists(path, error)) return nullptr;
+  try {
+    return std::make_shared<const TokenStore>(path, key);
+  } catch (const Error& reason) {
+    warnings.push_back(fmt::format("cache '{}' is built anew: {}", path.string(), reason.what()));
+    return nullptr;
+  }
+}
+
+// A file of our own in the folder, or nothing when the folder cannot be written.
+std::optional<fs::path> temporary_in(const fs::path& folder, const std::string& key, std::string& reason) {
+  static std::atomic<int> counter{0};
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  const fs::path path = folder / fmt::format("{}.tmp-{}-{}-{}", key, host.data(), ::getpid(), counter++);
+  std::error_code error;
+  fs::create_directories(folder, error);
+  try {
+    FileWriter probe(path);
+    probe.finish();
+    return path;
+  } catch (const IoError& failure) {
+    reason = failure.what();
+    return std::nullopt;
+  }
+}
+
+// Build in `folder` unless another process does so first; null when the folder cannot be written.
+std::shared_ptr<const TokenStore> build_in(const fs::path& folder, const std::vector<fs::path>& files,
+                                           const Tokenizer& tokenizer, const std::string& key,
+                                           OpenedStore& opened) {
+  std::string reason;
+  const std::optional<fs::path> temporary = temporary_in(folder, key, reason);
+  if (!temporary) {
+    opened.warnings.push_back(
+        fmt::format("cache folder '{}' cannot be written: {}", folder.string(), reason));
+    return nullptr;
+  }
+  struct Remove {
+    fs::path path;
+    ~Remove() { ::unlink(path.c_str()); }
+  } remove{*temporary};
+  const fs::path path = folder / (key + ".tokens");
+  const BuildLock lock(folder / (key + ".lock"));
+  std::vector<std::string> known;  // a damaged file was reported before
+  opened.path = path;
+  if (auto store = open_existing(path, key, known)) return store;
+  FileSink sink(*temporary);
+  build(files, tokenizer, key, sink);
+  sink.finish();
+  rename_durably(*temporary, path);
+  opened.built = true;
+  return std::make_shared<const TokenStore>(path, key);
+}
+
+}  // namespace
+
+fs::path cache_folder(const std::string& cache) {
+  if (cache == "none") return {};
+  if (!cache.empty()) return cache;
+  if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg && *xdg) return fs::path(xdg) / "axial";
+  if (const char* home = std::getenv("HOME"); home && *home) return fs::path(home) / ".cache" / "axial";
+  return fs::temp_directory_path() / fmt::format("axial-cache-{}", ::getuid());
+}
+
+OpenedStore open_token_store(const std::vector<fs::path>& files, const Tokenizer& tokenizer,
+                             const std::string& cache) {
+  AXIAL_CHECK(!files.empty(), "token_cache", "no input file; expected at least one");
+  OpenedStore opened;
+  const fs::path folder = cache_folder(cache);
+  const std::string key = key_of(files, tokenizer, folder);
+  if (folder.empty()) {
+    MemorySink sink;
+    build(files, tokenizer, key, sink);
+    opened.built = true;
+    opened.store = std::make_shared<const TokenStore>(sink.take(), key);
+    return opened;
+  }
+  const fs::path spare = fs::temp_directory_path() / fmt::format("axial-cache-{}", ::getuid());
+  for (const fs::path& place : {folder, spare}) {
+    opened.path = place / (key + ".tokens");
+    opened.store = open_existing(opened.path, key, opened.warnings);
+    if (!opened.store) opened.store = build_in(place, files, tokenizer, key, opened);
+    if (opened.store) return opened;
+  }
+  fail<IoError>("token_cache",
+                "no folder for the cache: {}; set cache to a folder that can be written, or to none",
+                fmt::join(opened.warnings, "; "));
+}
+
+}  // namespace axial::data
