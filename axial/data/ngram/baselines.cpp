@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "axial/core/check/check.h"
 #include "axial/core/text/table.h"
@@ -53,7 +54,7 @@ Sample take_sample(const NgramModel& model, const TokenRecords& records, int64_t
   return sample;
 }
 
-/// P = offset + slope * D for one discount, every other one fixed, per sampled token.
+/// P = offset + slope * D for one discount D, every other one fixed, per sampled token.
 struct Lines {
   std::vector<double> offset, slope;
   double mean_ln(double discount) const {
@@ -61,61 +62,100 @@ struct Lines {
     for (size_t i = 0; i < offset.size(); ++i) sum += std::log(offset[i] + slope[i] * discount);
     return sum / static_cast<double>(offset.size());
   }
+  /// Falls with the discount, because the likelihood is concave.
+  double derivative(double discount) const {
+    double sum = 0;
+    for (size_t i = 0; i < offset.size(); ++i) sum += slope[i] / (offset[i] + slope[i] * discount);
+    return sum;
+  }
 };
 
-Lines lines_in(const Sample& sample, KneserNey model, size_t k, int64_t vocab_size) {
-  Lines lines;
-  KneserNey zero = model, one = model;
-  zero.discounts[k] = 0;
-  one.discounts[k] = 1;
+void find_lines(const Sample& sample, NgramWeights model, size_t level, size_t which, int64_t vocab_size,
+                Lines& lines) {
+  lines.offset.resize(sample.size());
+  lines.slope.resize(sample.size());
+  NgramWeights one = model;
+  model.discounts[level][which] = 0;
+  one.discounts[level][which] = 1;
   for (size_t i = 0; i < sample.size(); ++i) {
-    const double at_zero = interpolate(zero, sample.at(i), vocab_size);
-    lines.offset.push_back(at_zero);
-    lines.slope.push_back(interpolate(one, sample.at(i), vocab_size) - at_zero);
+    const double at_zero = interpolate(model, sample.at(i), vocab_size);
+    lines.offset[i] = at_zero;
+    lines.slope[i] = interpolate(one, sample.at(i), vocab_size) - at_zero;
   }
-  return lines;
 }
 
-/// The discount in [kLowest, 1] with the highest mean log-likelihood, to 1e-4.
-double best_discount(const Lines& lines) {
-  const double golden = (std::sqrt(5.0) - 1) / 2;
-  double low = kLowest, high = 1;
-  double left = high - golden * (high - low), right = low + golden * (high - low);
-  double at_left = lines.mean_ln(left), at_right = lines.mean_ln(right);
+/// The discount in [kLowest, highest] with the highest likelihood, to 1e-4.
+double best_discount(const Lines& lines, double highest) {
+  if (lines.derivative(highest) >= 0) return highest;
+  double low = kLowest, high = highest;
   while (high - low > 1e-4) {
-    if (at_left >= at_right) {
+    const double middle = (low + high) / 2;
+    (lines.derivative(middle) > 0 ? low : high) = middle;
+  }
+  return (low + high) / 2;
+}
+
+/// P = base + excess / (total + S) for one strength S, everything else fixed, per sampled token.
+struct Hyperbolas {
+  std::vector<double> base, excess, total;
+  double mean_ln(double strength) const {
+    double sum = 0;
+    for (size_t i = 0; i < base.size(); ++i) sum += std::log(base[i] + excess[i] / (total[i] + strength));
+    return sum / static_cast<double>(base.size());
+  }
+};
+
+Hyperbolas find_hyperbolas(const Sample& sample, NgramWeights model, size_t level, int64_t vocab_size) {
+  Hyperbolas out;
+  NgramWeights none = model;
+  model.strengths[level] = 1e30;  // the shorter context alone
+  none.strengths[level] = 0;
+  for (size_t i = 0; i < sample.size(); ++i) {
+    const double total = std::max(sample.at(i)[level].raw_sums.total, 1u);  // unseen context: excess 0
+    out.base.push_back(interpolate(model, sample.at(i), vocab_size));
+    out.excess.push_back((interpolate(none, sample.at(i), vocab_size) - out.base.back()) * total);
+    out.total.push_back(total);
+  }
+  return out;
+}
+
+double best_strength(const Hyperbolas& curves) {
+  const auto at = [&](double ln_strength) { return curves.mean_ln(std::exp(ln_strength)); };
+  constexpr double kStart = -4.6, kSpacing = 1.15;  // 0.01 to 1e7
+  int best = 0;
+  double at_best = at(kStart);
+  for (int i = 1; i <= 18; ++i) {
+    if (const double value = at(kStart + i * kSpacing); value > at_best) best = i, at_best = value;
+  }
+  const double golden = (std::sqrt(5.0) - 1) / 2;
+  double low = kStart + (best - 1) * kSpacing, high = kStart + (best + 1) * kSpacing;
+  while (high - low > 0.02) {
+    const double left = high - golden * (high - low), right = low + golden * (high - low);
+    if (at(left) > at(right)) {
       high = right;
-      right = left;
-      at_right = at_left;
-      left = high - golden * (high - low);
-      at_left = lines.mean_ln(left);
     } else {
       low = left;
-      left = right;
-      at_left = at_right;
-      right = low + golden * (high - low);
-      at_right = lines.mean_ln(right);
     }
   }
-  // The end points are candidates too: an optimum at the border is only approached from inside.
-  double best = (low + high) / 2, at_best = lines.mean_ln(best);
-  for (const double end : {kLowest, 1.0}) {
-    if (const double value = lines.mean_ln(end); value > at_best) best = end, at_best = value;
-  }
-  return best;
+  return std::exp((low + high) / 2);
 }
 
-KneserNey tune_on(const Sample& sample, const NgramModel& model, int64_t n) {
-  KneserNey tuned = model.estimated(n);
-  double before = -1e300;
+NgramWeights tune_on(const Sample& sample, const NgramModel& model, int64_t n, Smoothing smoothing) {
+  NgramWeights tuned = model.estimated(n, smoothing);
+  Lines lines;
+  double before = -std::numeric_limits<double>::infinity();
   for (int sweep = 0; sweep < 20; ++sweep) {
-    double now = before;
-    for (size_t k = tuned.discounts.size(); k-- > 0;) {
-      const Lines lines = lines_in(sample, tuned, k, model.vocab_size());
-      tuned.discounts[k] = best_discount(lines);
-      now = lines.mean_ln(tuned.discounts[k]);
+    for (size_t level = tuned.discounts.size(); level-- > 0;) {
+      if (smoothing == Smoothing::pitman_yor) {
+        tuned.strengths[level] = best_strength(find_hyperbolas(sample, tuned, level, model.vocab_size()));
+      }
+      for (size_t which = 0; which < 3; ++which) {
+        find_lines(sample, tuned, level, which, model.vocab_size(), lines);
+        tuned.discounts[level][which] = best_discount(lines, static_cast<double>(which + 1));
+      }
     }
-    if (now - before < 1e-6) break;
+    const double now = lines.mean_ln(tuned.discounts[0][2]);
+    if (now - before < 1e-5) break;
     before = now;
   }
   return tuned;
@@ -140,7 +180,7 @@ BaselineRow make_baseline_row(std::string name, double total_nats, int64_t token
 const BaselineRow& BaselineTable::best_ngram() const {
   const BaselineRow* best = nullptr;
   for (const BaselineRow& row : rows) {
-    if (!row.discounts.empty() && (!best || row.nats < best->nats)) best = &row;
+    if (row.ngram.order > 0 && (!best || row.nats < best->nats)) best = &row;
   }
   AXIAL_CHECK(best, "ngram", "the table has no n-gram row");
   return *best;
@@ -151,22 +191,18 @@ std::string BaselineTable::render() const {
                   {"perplexity", Align::right},
                   {"nats/token", Align::right},
                   {"bits/token", Align::right},
-                  {"tokens", Align::right},
-                  {"discounts"}});
+                  {"tokens", Align::right}});
   for (const BaselineRow& row : rows) {
-    std::string discounts;
-    for (const double d : row.discounts)
-      discounts += fmt::format("{}{:.3f}", discounts.empty() ? "" : " ", d);
     text.add_row({row.name, fmt::format("{:.3f}", row.perplexity), fmt::format("{:.4f}", row.nats),
-                  fmt::format("{:.4f}", row.bits), with_commas(row.tokens), discounts});
+                  fmt::format("{:.4f}", row.bits), with_commas(row.tokens)});
   }
   return text.render();
 }
 
-KneserNey tune_discounts(const NgramModel& model, const TokenRecords& validation, int64_t n,
-                         int64_t tuning_tokens) {
+NgramWeights tune_weights(const NgramModel& model, const TokenRecords& validation, int64_t n,
+                          Smoothing smoothing, int64_t tuning_tokens) {
   const int64_t tokens = count_predicted(validation, model.vocab_size());
-  return tune_on(take_sample(model, validation, tokens, tuning_tokens), model, n);
+  return tune_on(take_sample(model, validation, tokens, tuning_tokens), model, n, smoothing);
 }
 
 BaselineTable compute_baselines(const NgramModel& model, const TokenRecords& validation,
@@ -176,9 +212,11 @@ BaselineTable compute_baselines(const NgramModel& model, const TokenRecords& val
   const int64_t vocab = model.vocab_size();
   const int64_t tokens = count_predicted(validation, vocab);
   const Sample sample = take_sample(model, validation, tokens, options.tuning_tokens);
-  std::vector<KneserNey> models;
-  for (int64_t n = options.min_order; n <= std::min(options.max_order, model.order()); ++n) {
-    models.push_back(tune_on(sample, model, n));
+  std::vector<NgramWeights> models;
+  for (const Smoothing smoothing : {Smoothing::kneser_ney, Smoothing::pitman_yor}) {
+    for (int64_t n = options.min_order; n <= std::min(options.max_order, model.order()); ++n) {
+      models.push_back(tune_on(sample, model, n, smoothing));
+    }
   }
   std::vector<LevelCounts> levels(static_cast<size_t>(model.order()));
   std::vector<double> nats(models.size());
@@ -199,9 +237,10 @@ BaselineTable compute_baselines(const NgramModel& model, const TokenRecords& val
   table.rows.push_back(make_baseline_row("uniform", uniform, tokens));
   table.rows.push_back(make_baseline_row("unigram", unigram_nats, tokens));
   for (size_t m = 0; m < models.size(); ++m) {
-    table.rows.push_back(
-        make_baseline_row(fmt::format("{}-gram Kneser-Ney", models[m].order), nats[m], tokens));
-    table.rows.back().discounts = models[m].discounts;
+    const char* smoothing = models[m].smoothing == Smoothing::pitman_yor ? "Pitman-Yor" : "Kneser-Ney";
+    const std::string name = fmt::format("{}-gram {}", models[m].order, smoothing);
+    table.rows.push_back(make_baseline_row(name, nats[m], tokens));
+    table.rows.back().ngram = models[m];
   }
   return table;
 }

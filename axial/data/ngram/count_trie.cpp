@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Building and searching count_trie.h. Peak memory: 24 bytes per distinct gram of the highest order
-// while counting, then at most 30 bytes per distinct gram of any order.
+// while counting, then at most 46 bytes per distinct gram of any order.
 #include "axial/data/ngram/count_trie.h"
 
 #include <algorithm>
@@ -21,6 +21,12 @@ uint32_t index_of(const std::vector<T>& values, uint32_t begin, uint32_t end, ui
   return index < end && *at == value ? index : end;
 }
 
+void add_to(ContextSums& sums, uint32_t count) {
+  sums.total += count;
+  sums.ones += count == 1 ? 1 : 0;
+  sums.twos += count == 2 ? 1 : 0;
+}
+
 }  // namespace
 
 void CountTrie::find(std::span<const uint32_t> reversed_context, uint32_t token,
@@ -32,8 +38,8 @@ void CountTrie::find(std::span<const uint32_t> reversed_context, uint32_t token,
     const uint32_t begin = level.first_gram[context], end = level.first_gram[context + 1];
     LevelCounts& counts = out[k];
     counts.types = end - begin;
-    counts.raw_total = level.raw_total[context];
-    if (!level.distinct_total.empty()) counts.distinct_total = level.distinct_total[context];
+    counts.raw_sums = level.raw_sums[context];
+    if (!level.distinct_sums.empty()) counts.distinct_sums = level.distinct_sums[context];
     const uint32_t gram = index_of(level.token, begin, end, token);
     if (gram != end) {
       counts.raw = level.raw[gram];
@@ -54,19 +60,27 @@ int64_t CountTrie::bytes() const {
   size_t bytes = 0;
   for (const Level& level : levels_) {
     bytes += 4 * (level.context_token.size() + level.first_child.size() + level.first_gram.size() +
-                  level.raw_total.size() + level.distinct_total.size() + level.raw.size() +
-                  level.distinct.size()) +
-             2 * level.token.size();
+                  level.raw.size() + level.distinct.size()) +
+             2 * level.token.size() +
+             sizeof(ContextSums) * (level.raw_sums.size() + level.distinct_sums.size());
   }
   return static_cast<int64_t>(bytes);
 }
 
-double CountTrie::estimated_discount(int64_t level, bool distinct) const {
+Discounts CountTrie::estimated_discounts(int64_t level, bool distinct) const {
   const Level& at = levels_.at(static_cast<size_t>(level - 1));
-  const std::vector<uint32_t>& counts = distinct ? at.distinct : at.raw;
-  const auto ones = static_cast<double>(std::count(counts.begin(), counts.end(), 1u));
-  const auto twos = static_cast<double>(std::count(counts.begin(), counts.end(), 2u));
-  return ones == 0 ? 0.05 : std::clamp(ones / (ones + 2 * twos), 0.05, 1.0);
+  std::array<double, 5> n{};  // n[c]: grams with count c
+  for (const uint32_t count : distinct ? at.distinct : at.raw) {
+    if (count < n.size()) n[count] += 1;
+  }
+  const double y = n[1] > 0 ? n[1] / (n[1] + 2 * n[2]) : 0.0;
+  Discounts discounts;
+  for (size_t c = 1; c <= 3; ++c) {
+    const auto count = static_cast<double>(c);
+    const double estimate = n[c] > 0 ? count - (count + 1) * y * n[c + 1] / n[c] : 0.0;
+    discounts[c - 1] = std::clamp(estimate, 0.05, count);
+  }
+  return discounts;
 }
 
 int64_t CountTrieBuilder::max_order(int64_t vocab_size) {
@@ -175,15 +189,15 @@ CountTrie::Level CountTrieBuilder::level_of(const Table& table, const std::vecto
     contexts.push_back(context);
     level.context_token.push_back(static_cast<uint32_t>(context % base_));
     level.first_gram.push_back(static_cast<uint32_t>(i));
-    uint32_t raw = 0, distinct = 0;
+    ContextSums raw, distinct;
     for (; i < table.keys.size() && table.keys[i] / base_ == context; ++i) {
       level.token.push_back(static_cast<uint16_t>(table.keys[i] % base_));
-      raw += table.raw[i];
-      if (children) distinct += table.distinct[i];
+      add_to(raw, table.raw[i]);
+      if (children) add_to(distinct, table.distinct[i]);
     }
-    level.raw_total.push_back(raw);
+    level.raw_sums.push_back(raw);
     if (!children) continue;
-    level.distinct_total.push_back(distinct);
+    level.distinct_sums.push_back(distinct);
     level.first_child.push_back(static_cast<uint32_t>(child));
     while (child < children->size() && (*children)[child] / base_ == context) ++child;
   }

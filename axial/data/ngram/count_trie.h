@@ -6,19 +6,30 @@
 // nest: level k follows from level k + 1 by one linear pass.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 namespace axial::data::detail {
 
+/// Discounts of one level for grams counted once, twice, and more often: D_1 <= 1, D_2 <= 2, D_3+ <= 3.
+using Discounts = std::array<double, 3>;
+
+/// Sums over the grams of one context: of counts, and how many have count 1 and 2.
+struct ContextSums {
+  uint32_t total = 0;
+  uint32_t ones = 0;
+  uint32_t twos = 0;
+};
+
 /// What one level says about a token in its context; all zero when the context was never seen.
 struct LevelCounts {
-  uint32_t raw = 0;             ///< times the gram occurred
-  uint32_t raw_total = 0;       ///< times the context occurred
-  uint32_t distinct = 0;        ///< symbols seen to the left of the gram (not at the highest level)
-  uint32_t distinct_total = 0;  ///< sum of `distinct` over the context's grams
-  uint32_t types = 0;           ///< tokens seen in the context
+  uint32_t raw = 0;       ///< times the gram occurred
+  uint32_t distinct = 0;  ///< symbols seen to the left of the gram (not at the highest level)
+  uint32_t types = 0;     ///< tokens seen in the context
+  ContextSums raw_sums;   ///< over the context's grams
+  ContextSums distinct_sums;
 };
 
 /// Read-only counts. Level k (1..order) knows contexts of k - 1 tokens.
@@ -30,18 +41,18 @@ class CountTrie {
   /// Distinct k-grams at level k.
   int64_t num_grams(int64_t level) const;
   int64_t bytes() const;
-  /// n_1 / (n_1 + 2 n_2) of a level's raw or distinct counts, kept inside [0.05, 1].
-  double estimated_discount(int64_t level, bool distinct) const;
+  /// Chen and Goodman's discounts from a level's counts of (raw or distinct) counts.
+  Discounts estimated_discounts(int64_t level, bool distinct) const;
 
  private:
   friend class CountTrieBuilder;
   struct Level {
-    std::vector<uint32_t> context_token;              // oldest token of each context
-    std::vector<uint32_t> first_child;                // contexts + 1, into the next level's contexts
-    std::vector<uint32_t> first_gram;                 // contexts + 1, into the three below
-    std::vector<uint32_t> raw_total, distinct_total;  // per context
-    std::vector<uint16_t> token;                      // per gram, rising inside a context
-    std::vector<uint32_t> raw, distinct;              // per gram
+    std::vector<uint32_t> context_token;               // oldest token of each context
+    std::vector<uint32_t> first_child;                 // contexts + 1, into the next level's contexts
+    std::vector<uint32_t> first_gram;                  // contexts + 1, into the three below
+    std::vector<ContextSums> raw_sums, distinct_sums;  // per context
+    std::vector<uint16_t> token;                       // per gram, rising inside a context
+    std::vector<uint32_t> raw, distinct;               // per gram
   };
   std::vector<Level> levels_;
 };

@@ -17,16 +17,20 @@ constexpr size_t kMaxOrder = 64;  // base 2 is the smallest: 63 digits fit 64 bi
 
 }  // namespace
 
-double interpolate(const KneserNey& model, std::span<const LevelCounts> levels, int64_t vocab_size) {
+double interpolate(const NgramWeights& model, std::span<const LevelCounts> levels, int64_t vocab_size) {
   double p = 1.0 / static_cast<double>(vocab_size);
   for (size_t k = 0; k < static_cast<size_t>(model.order); ++k) {
     const LevelCounts& at = levels[k];
-    const bool highest = k + 1 == static_cast<size_t>(model.order);
-    const double total = highest ? at.raw_total : at.distinct_total;
-    if (total == 0) break;  // an unseen context: the shorter one answers, longer ones are unseen too
-    const double count = highest ? at.raw : at.distinct;
-    const double discount = model.discounts[k];
-    p = std::max(count - discount, 0.0) / total + discount * at.types / total * p;
+    const bool occurrences =
+        model.smoothing == Smoothing::pitman_yor || k + 1 == static_cast<size_t>(model.order);
+    const detail::ContextSums& sums = occurrences ? at.raw_sums : at.distinct_sums;
+    if (sums.total == 0) break;  // an unseen context: the shorter one answers, longer ones are unseen too
+    const uint32_t count = occurrences ? at.raw : at.distinct;
+    const detail::Discounts& d = model.discounts[k];
+    const double own = count == 0 ? 0.0 : count - d[std::min(count, 3u) - 1];
+    const double freed = d[0] * sums.ones + d[1] * sums.twos + d[2] * (at.types - sums.ones - sums.twos);
+    const double strength = model.strengths[k];
+    p = (own + (freed + strength) * p) / (sums.total + strength);
   }
   return p;
 }
@@ -63,12 +67,15 @@ void NgramModel::find(std::span<const int32_t> record, size_t at, std::span<Leve
   trie_.find(std::span(reversed).first(length), static_cast<uint32_t>(record[at]), out);
 }
 
-double NgramModel::ln_probability(const KneserNey& model, std::span<const int32_t> prefix,
+double NgramModel::ln_probability(const NgramWeights& model, std::span<const int32_t> prefix,
                                   int32_t token) const {
-  AXIAL_CHECK(model.order >= 1 && model.order <= order() &&
-                  model.discounts.size() == static_cast<size_t>(model.order),
-              "ngram", "model of order {} with {} discounts; expected order 1 to {} and as many discounts",
-              model.order, model.discounts.size(), order());
+  const auto levels_used = static_cast<size_t>(model.order);
+  AXIAL_CHECK(
+      model.order >= 1 && model.order <= order() && model.discounts.size() == levels_used &&
+          model.strengths.size() == levels_used,
+      "ngram",
+      "model of order {} with {} discounts and {} strengths; expected order 1 to {} and as many of both",
+      model.order, model.discounts.size(), model.strengths.size(), order());
   check_token(token);
   std::array<int32_t, kMaxOrder> tail;
   std::array<LevelCounts, kMaxOrder> levels;
@@ -89,10 +96,12 @@ double NgramModel::ln_unigram(int32_t token) const {
   return std::log((levels[0].raw + 1.0) / static_cast<double>(num_tokens_ + vocab_size_));
 }
 
-KneserNey NgramModel::estimated(int64_t n) const {
+NgramWeights NgramModel::estimated(int64_t n, Smoothing smoothing) const {
   AXIAL_CHECK(n >= 1 && n <= order(), "ngram", "order {}; expected 1 to {}", n, order());
-  KneserNey model{n, {}};
-  for (int64_t k = 1; k <= n; ++k) model.discounts.push_back(trie_.estimated_discount(k, k < n));
+  const double strength = smoothing == Smoothing::pitman_yor ? 1.0 : 0.0;
+  NgramWeights model{n, {}, std::vector<double>(static_cast<size_t>(n), strength), smoothing};
+  for (int64_t k = 1; k <= n; ++k)
+    model.discounts.push_back(trie_.estimated_discounts(k, k < n && smoothing == Smoothing::kneser_ney));
   return model;
 }
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // n-gram language models of token records: what a neural model is compared with. No torch.
 //
-// Interpolated Kneser-Ney (Kneser and Ney 1995; Chen and Goodman 1998), one discount D_k per order:
-//   P_k(w | h) = max(c(h w) - D_k, 0) / c(h) + D_k t(h) / c(h) P_{k-1}(w | h'),   P_0 = 1 / V,
-// t(h) distinct tokens after h, h' = h without its oldest token. At the model's order c counts
-// occurrences, below it c(h w) counts the distinct symbols to the left of h w. The first token of a
+// One recursion over the orders, P_0 = 1 / V, h' = h without its oldest token:
+//   P_k(w | h) = (c(h w) - D_k(c(h w)) + (S_k + sum_v D_k(c(h v))) P_{k-1}(w | h')) / (c(h) + S_k)
+// D_k(0) = 0, then one discount for counts of 1, of 2, and above. Kneser-Ney (modified, Chen and Goodman
+// 1998): S = 0, and c counts distinct left symbols below the model's own order. Pitman-Yor: c counts
+// occurrences at every order, S_k is the strength of a prior centred on the shorter context (MacKay and
+// Peto 1995, Teh 2006), which serves small vocabularies such as codons better. The first token of a
 // record is context only and never predicted: just what a neural model sees, with or without BOS.
 #pragma once
 
@@ -29,10 +31,14 @@ struct NgramOptions {
   }
 };
 
-/// One model out of the counts: its order and D_1 .. D_order, each in (0, 1].
-struct KneserNey {
+enum class Smoothing { kneser_ney, pitman_yor };
+
+/// One model out of the counts: per level 1 .. order its discounts, each in (0, count], and its strength.
+struct NgramWeights {
   int64_t order = 0;
-  std::vector<double> discounts;
+  std::vector<detail::Discounts> discounts;
+  std::vector<double> strengths;
+  Smoothing smoothing = Smoothing::kneser_ney;
 };
 
 /// Counts of a training set, which hold the models of every order up to options.order.
@@ -40,7 +46,7 @@ class NgramModel {
  public:
   /// Highest order that a vocabulary allows.
   static int64_t max_order(int64_t vocab_size);
-  /// Count the records. Time O(T log T) for T tokens, memory at most 30 bytes per distinct n-gram plus
+  /// Count the records. Time O(T log T) for T tokens, memory at most 46 bytes per distinct n-gram plus
   /// 24 per distinct n-gram of the highest order; on_tokens (optional) hears the running token count.
   /// Throws ValueError (tokens out of range, nothing to count), UnsupportedError (order too high).
   static NgramModel fit(const TokenRecords& records, int64_t vocab_size, const NgramOptions& options = {},
@@ -54,12 +60,11 @@ class NgramModel {
   int64_t bytes() const { return trie_.bytes(); }
 
   /// ln P(token | prefix); prefix is the record from its first token on (the last order - 1 matter).
-  double ln_probability(const KneserNey& model, std::span<const int32_t> prefix, int32_t token) const;
+  double ln_probability(const NgramWeights& model, std::span<const int32_t> prefix, int32_t token) const;
   /// Add-one smoothed unigram: ln (count + 1) / (T + V).
   double ln_unigram(int32_t token) const;
-  /// Discounts D_k = n_1 / (n_1 + 2 n_2) from the counts of counts (Ney, Essen, Kneser 1994), without any
-  /// validation data: where tuning starts.
-  KneserNey estimated(int64_t n) const;
+  /// Chen and Goodman's discounts from the counts of counts, without validation data: where tuning starts.
+  NgramWeights estimated(int64_t n, Smoothing smoothing = Smoothing::kneser_ney) const;
   /// Counts at every level for token `at` of a record, at >= 1.
   void find(std::span<const int32_t> record, size_t at, std::span<detail::LevelCounts> out) const;
 
@@ -70,7 +75,9 @@ class NgramModel {
   int64_t num_tokens_ = 0;
 };
 
-/// P of a model given the counts at its levels; linear in each discount.
-double interpolate(const KneserNey& model, std::span<const detail::LevelCounts> levels, int64_t vocab_size);
+/// P of a model given the counts at its levels; linear in each discount, and of the form
+/// A + B / (c(h) + S_k) in each strength.
+double interpolate(const NgramWeights& model, std::span<const detail::LevelCounts> levels,
+                   int64_t vocab_size);
 
 }  // namespace axial::data
