@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "axial/kernels/common/test_buffers.h"
+#include "axial/kernels/common/test_targets.h"
 #include "axial/kernels/optimizer_step/implementations.h"
 
 namespace axial::kernels {
@@ -111,7 +112,7 @@ TEST(AdamW, FollowsTorch) {
   }
 }
 
-TEST(AdamW, VectorsErrAtMostTwiceAsPlainLoops) {
+void expect_vectors_err_at_most_twice() {
   const std::pair<DType, DType> kinds[] = {{DType::kF32, DType::kF32},
                                            {DType::kF32, DType::kBF16},
                                            {DType::kF32, DType::kF16},
@@ -142,6 +143,8 @@ TEST(AdamW, VectorsErrAtMostTwiceAsPlainLoops) {
     for (const Buffer& buffer : fast.outputs()) EXPECT_TRUE(buffer.guards_intact());
   }
 }
+
+TEST(AdamW, VectorsErrAtMostTwiceAsPlainLoops) { test::for_each_target(expect_vectors_err_at_most_twice); }
 
 TEST(AdamW, CopyIsTheRoundedParameter) {
   for (const DType dtype : {DType::kF32, DType::kF64}) {
