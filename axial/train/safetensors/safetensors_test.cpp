@@ -56,6 +56,22 @@ TEST(Safetensors, EveryDtypeShapeAndStrideReturns) {
   }
 }
 
+TEST(Safetensors, HeldPartsAreCutFromTheLogicalTensor) {
+  const testing::TemporaryFolder folder;
+  const at::Tensor whole = at::arange(48, at::kFloat).view({8, 6});
+  write_safetensors(folder / "t", {{"w", whole}});
+  const SafetensorsFile file(folder / "t");
+  parallel::Holding columns{{{0, 8, 0, 1}, {2, 3, 0, 1}}, 0, 24};
+  EXPECT_TRUE(at::equal(read_held(file, "w", columns), whole.narrow(1, 2, 3)));
+  parallel::Holding strided{{{1, 2, 4, 2}, {0, 6, 0, 1}}, 0, 24};  // rows 1, 2, 5, 6
+  EXPECT_TRUE(
+      at::equal(read_held(file, "w", strided), at::cat({whole.narrow(0, 1, 2), whole.narrow(0, 5, 2)})));
+  strided.flat_begin = 5;
+  strided.flat_end = 20;
+  const at::Tensor flat = at::cat({whole.narrow(0, 1, 2), whole.narrow(0, 5, 2)}).flatten();
+  EXPECT_TRUE(at::equal(read_held(file, "w", strided), flat.slice(0, 5, 20)));
+}
+
 TEST(Safetensors, MalformedHeadersAreRefusedWithTheReason) {
   struct Case {
     std::string content;

@@ -82,6 +82,32 @@ at::Tensor read_tensor(const SafetensorsFile& file, std::string_view name) {
   return out;
 }
 
+at::Tensor read_held(const SafetensorsFile& file, std::string_view name, const parallel::Holding& holding) {
+  const TensorEntry& entry = file.at(name);
+  if (holding.is_whole(entry.shape)) return read_tensor(file, name);
+  AXIAL_CHECK(holding.slices.size() == entry.shape.size(), kOp,
+              "'{}': tensor '{}' has {} dims; the layout slices {}", file.path().string(), name,
+              entry.shape.size(), holding.slices.size());
+  const int64_t element = size_of(known_dtype(file, entry));
+  const int64_t count = holding.flat_end - holding.flat_begin;
+  at::Tensor out = at::empty({count}, at::TensorOptions(scalar_type_of(*entry.dtype)));
+  const std::byte* from = file.bytes(name).data();
+  auto* to = static_cast<std::byte*>(out.data_ptr());
+  for (int64_t i = 0; i < count;) {  // runs of neighbours are copied at once
+    const int64_t first = holding.global_index(entry.shape, i);
+    int64_t run = 1;
+    while (i + run < count && holding.global_index(entry.shape, i + run) == first + run) {
+      ++run;
+    }
+    std::memcpy(to + i * element, from + first * element, static_cast<size_t>(run * element));
+    i += run;
+  }
+  const std::vector<int64_t> sliced = holding.sliced_shape();
+  int64_t whole = 1;
+  for (const int64_t size : sliced) whole *= size;
+  return count == whole ? out.view(sliced) : out;
+}
+
 WrittenFile write_safetensors(const std::filesystem::path& path,
                               const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                               const std::map<std::string, std::string>& metadata) {

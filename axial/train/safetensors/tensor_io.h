@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "axial/parallel/layout/holding.h"
 #include "axial/train/safetensors/safetensors.h"
 
 namespace axial::train {
@@ -20,6 +21,10 @@ at::ScalarType scalar_type_of(DType dtype);
 
 /// A tensor of the file, copied to the host. Throws ValueError (no such name), UnsupportedError (dtype).
 at::Tensor read_tensor(const SafetensorsFile& file, std::string_view name);
+
+/// The held part of a logical tensor of the file: slices of dims, then the flat interval ([n] unless the
+/// interval is everything). Only the bytes of the part are read from disk.
+at::Tensor read_held(const SafetensorsFile& file, std::string_view name, const parallel::Holding& holding);
 
 /// Write host or device tensors (any strides) in the given order.
 WrittenFile write_safetensors(const std::filesystem::path& path,
