@@ -55,10 +55,12 @@ struct MemoryPolicy {
 /// all backwards in reverse, then free; at the end reduce. Throws ValueError on counts below one.
 StepPlan write_training_step(int64_t num_blocks, int64_t num_micro_batches, const MemoryPolicy& policy);
 
-/// Forward only, nothing kept: one micro-batch.
+/// Forward only, nothing kept: one micro-batch. Throws ValueError on a count below one.
 StepPlan write_inference_step(int64_t num_blocks);
 
 /// One line per action, for traces and tests: "forward mb0 g1 [1,3) keep".
 std::string to_string(const StepPlan& plan);
+/// The line of one action of the plan.
+std::string to_string(const StepPlan& plan, const Action& action);
 
 }  // namespace axial::parallel

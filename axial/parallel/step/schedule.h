@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// A plan laid over the dataflow: proof that it fits, and after which block of which action each tensor
+// between blocks has had its last reader. Used by the runner before it starts.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "axial/parallel/step/action.h"
+#include "axial/parallel/step/stream.h"
+
+namespace axial::parallel {
+
+/// What a plan is for.
+enum class PlanUse { kTraining, kInference };
+
+/// When tensors die: drops[action][block - begin of its group] = versions without a later reader.
+struct Schedule {
+  std::vector<std::vector<std::vector<int64_t>>> drops;
+};
+
+/// Walk the plan; throws ValueError naming the action that does not fit: groups that do not cover the
+/// blocks, a read of what is not there, a backward before its forward or before the backward of a reader
+/// (which would lose a gradient), a reduce before a backward, and whatever training leaves undone.
+Schedule schedule_plan(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use);
+
+}  // namespace axial::parallel
