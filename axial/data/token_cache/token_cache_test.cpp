@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "axial/data/token_cache/token_cache.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
