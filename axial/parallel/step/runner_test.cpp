@@ -101,6 +101,13 @@ TEST(StepRunner, SharedGradientsAreNotWrittenInPlace) {
        [&](const auto& in, const auto&) {
          return NamedTensors{{"a", in.at("x") * value("u")}, {"b", in.at("x") * value("v")}};
        }},
+      {"between",
+       {"a"},
+       {"d"},
+       {},
+       [](const auto& in, const auto&) {
+         return NamedTensors{{"d", in.at("a") * 3}};
+       }},
       {"second",
        {"a", "b"},
        {"c"},
@@ -108,13 +115,13 @@ TEST(StepRunner, SharedGradientsAreNotWrittenInPlace) {
        [&](const auto& in, const auto&) {
          return NamedTensors{{"c", in.at("a") + in.at("b") + value("w")}};
        }},
-      {"third", {"a", "c"}, {"loss_sum", "loss_weight"}, {"s", "w"}, [&](const auto& in, const auto&) {
-         const at::Tensor y = in.at("a") * 3 + in.at("c") + value("s").expand({4}) + value("w");
+      {"third", {"c", "d"}, {"loss_sum", "loss_weight"}, {"s", "w"}, [&](const auto& in, const auto&) {
+         const at::Tensor y = in.at("d") + in.at("c") + value("s").expand({4}) + value("w");
          return NamedTensors{{"loss_sum", y.sum()}, {"loss_weight", at::ones({}, at::kDouble)}};
        }}};
   StepRunner runner(blocks, table, {"x"});
   const at::Tensor x = at::arange(1, 5, at::kDouble);
-  runner.train(write_training_step(3, 2, {}), {{{"x", x}}, {{"x", x}}}, {}, 1.0);
+  runner.train(write_training_step(4, 2, {}), {{{"x", x}}, {{"x", x}}}, {}, 1.0);
   EXPECT_TRUE(at::equal(table.at("u").grad, x * 8));
   EXPECT_TRUE(at::equal(table.at("v").grad, x * 2));
   EXPECT_TRUE(at::equal(table.at("w").grad, at::full({4}, 4.0, at::kDouble)));
