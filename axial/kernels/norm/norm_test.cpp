@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "axial/kernels/common/test_buffers.h"
+#include "axial/kernels/common/test_targets.h"
 
 namespace axial::kernels {
 namespace {
@@ -121,7 +122,7 @@ void for_each_case(const Body& body) {
       for (const Shape& shape : kShapes) {
         SCOPED_TRACE(fmt::format("{} {} {}x{}+{}", kind == NormKind::kLayer ? "layer" : "rms", name_of(dtype),
                                  shape.rows, shape.cols, shape.gap));
-        body(Case(kind, dtype, shape));
+        test::for_each_target([&] { body(Case(kind, dtype, shape)); });
       }
     }
   }
