@@ -46,7 +46,6 @@ std::span<const Implementation<GatedForward>> gated_forward_table() { return kGa
 std::span<const Implementation<GatedBackward>> gated_backward_table() { return kGatedBackward; }
 
 int64_t workspace_bytes(const ActivationBackward& params) {
-  if (params.dbias == nullptr) return 0;
   return row_splits(params.rows).count * params.cols * (params.dtype == DType::kF64 ? 8 : 4);
 }
 

@@ -76,7 +76,7 @@ struct GatedBackward {
   int64_t dgate_up_stride = 0;
 };
 
-/// Bytes of workspace: sums of dbias over pieces of rows; 0 when dbias is not wanted.
+/// Bytes of workspace when dbias is wanted (else none is used): its sums over pieces of rows.
 int64_t workspace_bytes(const ActivationBackward& params);
 
 /// Run the first implementation that accepts; bitwise equal for any ParallelFor.
