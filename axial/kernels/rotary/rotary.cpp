@@ -27,7 +27,8 @@ Status check(const Rotary& p) {
         "{} pairs",
         p.tokens, p.heads, p.head_dim, p.pairs));
   }
-  if (p.x == p.y && (p.x_token_stride != p.y_token_stride || p.x_head_stride != p.y_head_stride)) {
+  if (p.x == p.y && p.x != nullptr &&
+      (p.x_token_stride != p.y_token_stride || p.x_head_stride != p.y_head_stride)) {
     return Status::invalid("in place; expected equal strides of x and y");
   }
   for (int64_t i = 0; i < p.pairs; ++i) {
