@@ -14,8 +14,9 @@ namespace axial::ops {
 ///   positions [.., T]        int64, leading dims as x
 ///   inv_freq  [R / 2]        fp64, host-computed (base, scaling)
 ///   returns   [.., T, H, D]  dtype of x, contiguous
-/// Angles and the rotation are computed in fp32 with fp64 range reduction (fp64 for fp64).
-/// Gradients: x; of second order (the op is linear in x: its backward is the inverse rotation). Local.
+/// Angles and their sines are computed in fp64, the rotation in fp32 (fp64 for fp64).
+/// Gradients: x; of second order (the op is linear in x: its backward is the inverse rotation). Saves
+/// positions and inv_freq. Local. Throws ValueError on a shape or dtype mismatch.
 at::Tensor rotary(const at::Tensor& x, const at::Tensor& positions, const at::Tensor& inv_freq);
 
 }  // namespace axial::ops
