@@ -11,8 +11,8 @@ namespace axial::ops {
 ///   weight  [V, C]   fp64 | fp32 | bf16 | fp16
 ///   ids     [..]     int64 in [0, V); ValueError naming the first id outside
 ///   returns [.., C]  dtype of weight
-/// Gradients: weight (dense, summed in fp32 in order of position, so equal for any number of threads);
-/// of first order only. Local.
+/// Gradients: weight (dense, summed in fp32, fp64 for fp64, in order of position, so equal for any number of
+/// threads); of second order. Saves the ids. Local.
 at::Tensor embedding(const at::Tensor& weight, const at::Tensor& ids);
 
 }  // namespace axial::ops
