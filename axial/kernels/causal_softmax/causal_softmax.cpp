@@ -6,13 +6,13 @@
 #define HWY_TARGET_INCLUDE "axial/kernels/causal_softmax/causal_softmax.cpp"
 #include <hwy/foreach_target.h>  // must come before highway.h
 #include <hwy/highway.h>
-//
-#include <hwy/contrib/math/math-inl.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "axial/kernels/causal_softmax/causal_softmax.h"
+#include "axial/kernels/common/simd_exp_inl.h"
+#include "axial/kernels/common/simd_wide_inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace axial::kernels {
@@ -37,8 +37,8 @@ HWY_INLINE void for_logits(D d, const CausalStripe<T>& s, int64_t r, Op&& op) {
   const T query = static_cast<T>(s.first_query + r);
   for (int64_t c = 0; c < n; c += lanes) {
     const int64_t count = std::min(lanes, n - c);
-    const auto x = count == lanes ? hn::LoadU(d, row + c)
-                                  : hn::MaskedLoad(hn::FirstN(d, static_cast<size_t>(count)), d, row + c);
+    const auto x =
+        count == lanes ? load_as(d, row + c, All{}) : load_as(d, row + c, First{static_cast<size_t>(count)});
     const auto distance = hn::Add(iota, hn::Set(d, static_cast<T>(c) - query));
     op(hn::MulAdd(slope, distance, hn::Mul(x, scale)), c, count);
   }
@@ -49,7 +49,7 @@ HWY_INLINE void store_n(D d, V v, T* to, int64_t count) {
   if (count == static_cast<int64_t>(hn::Lanes(d))) {
     hn::StoreU(v, d, to);
   } else {
-    hn::BlendedStore(v, hn::FirstN(d, static_cast<size_t>(count)), d, to);
+    store_as(d, v, to, First{static_cast<size_t>(count)});
   }
 }
 
@@ -68,7 +68,7 @@ void softmax_rows(const CausalStripe<T>& s, T* log_sum_exp) {
     auto sum = hn::Zero(d);
     for_logits(d, s, r, [&](auto x, int64_t c, int64_t count) {
       const auto lanes = hn::FirstN(d, static_cast<size_t>(count));
-      const auto e = hn::IfThenElseZero(lanes, hn::Exp(d, hn::Sub(x, hn::Set(d, max))));
+      const auto e = hn::IfThenElseZero(lanes, exp_keeping_nan(d, hn::Sub(x, hn::Set(d, max))));
       sum = hn::Add(sum, e);
       store_n(d, e, row + c, count);
     });
@@ -91,7 +91,7 @@ void probability_rows(const CausalStripe<T>& s, const T* log_sum_exp) {
     T* row = s.scores + r * s.ld;
     const auto shift = hn::Set(d, log_sum_exp[r]);
     for_logits(d, s, r, [&](auto x, int64_t c, int64_t count) {
-      store_n(d, hn::Exp(d, hn::Sub(x, shift)), row + c, count);
+      store_n(d, exp_keeping_nan(d, hn::Sub(x, shift)), row + c, count);
     });
     std::fill(row + visible(s, r), row + s.cols, T(0));
   }

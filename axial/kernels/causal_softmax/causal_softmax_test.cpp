@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "axial/core/rng/rng.h"
+#include "axial/kernels/common/test_targets.h"
 
 namespace axial::kernels {
 namespace {
@@ -100,11 +102,15 @@ const std::vector<Case> kCases{{1, 1, 1, 0, 1.0, 0.0},    {3, 3, 5, 0, 0.125, 0.
                                {0, 0, 0, 0, 1.0, 0.0},    {31, 513, 520, 482, 0.1, 0.02}};
 
 TEST(CausalSoftmax, Float) {
-  for (const Case& c : kCases) run<float>(c);
+  test::for_each_target([] {
+    for (const Case& c : kCases) run<float>(c);
+  });
 }
 
 TEST(CausalSoftmax, Double) {
-  for (const Case& c : kCases) run<double>(c);
+  test::for_each_target([] {
+    for (const Case& c : kCases) run<double>(c);
+  });
 }
 
 TEST(CausalSoftmax, LargeLogitsDoNotOverflow) {
@@ -112,6 +118,19 @@ TEST(CausalSoftmax, LargeLogitsDoNotOverflow) {
   float lse[2];
   ASSERT_TRUE(causal_softmax(CausalStripe<float>{scores.data(), 2, 2, 2, 0, 1.0f, 0.0f}, lse).ok());
   EXPECT_EQ(scores, (std::vector<float>{1.0f, 0.0f, std::exp(-100.0f), 1.0f}));
+}
+
+TEST(CausalSoftmax, NaNIsNotHidden) {
+  test::for_each_target([] {
+    for (const size_t bad : {0, 3, 16, 20}) {
+      std::vector<double> scores(21, 0.5);
+      scores[bad] = std::numeric_limits<double>::quiet_NaN();
+      double lse = 0;
+      ASSERT_TRUE(causal_softmax(CausalStripe<double>{scores.data(), 21, 1, 21, 20, 1.0, 0.0}, &lse).ok());
+      EXPECT_TRUE(std::isnan(lse));
+      for (const double p : scores) EXPECT_TRUE(std::isnan(p));
+    }
+  });
 }
 
 TEST(CausalSoftmax, RefusesContradictions) {

@@ -6,7 +6,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "axial/kernels/common/test_buffers.h"
+#include "axial/kernels/common/test_targets.h"
 
 namespace axial::kernels {
 namespace {
@@ -101,11 +104,13 @@ TEST(CrossEntropy, EveryImplementationErrsAtMostTwiceAsMuchAsPlainLoops) {
       for (size_t i = 0; i < cross_entropy_forward_table().size(); ++i) {
         const auto& forward = cross_entropy_forward_table()[i];
         if (!forward.supports(CrossEntropyForward{.dtype = dtype}).ok()) continue;
-        Results got = run(forward, cross_entropy_backward_table()[i], c, thread_parallel_for(3));
-        EXPECT_TRUE(test::within_twice(got.lse, plain.lse, truth.lse)) << forward.name;
-        EXPECT_TRUE(test::within_twice(got.likelihood, plain.likelihood, truth.likelihood, 8))
-            << forward.name;
-        EXPECT_TRUE(test::within_twice(got.grad, plain.grad, truth.grad)) << forward.name;
+        test::for_each_target([&] {
+          Results got = run(forward, cross_entropy_backward_table()[i], c, thread_parallel_for(3));
+          EXPECT_TRUE(test::within_twice(got.lse, plain.lse, truth.lse)) << forward.name;
+          EXPECT_TRUE(test::within_twice(got.likelihood, plain.likelihood, truth.likelihood, 8))
+              << forward.name;
+          EXPECT_TRUE(test::within_twice(got.grad, plain.grad, truth.grad)) << forward.name;
+        });
       }
     }
   }
@@ -152,6 +157,21 @@ TEST(CrossEntropy, LargeLogitsDoNotOverflow) {
                                    .log_likelihood = likelihood.data()};
   ASSERT_TRUE(cross_entropy_forward(params, serial_parallel_for()).ok());
   EXPECT_TRUE(std::isfinite(lse.get(0)));
+}
+
+TEST(CrossEntropy, NaNIsNotHidden) {
+  for (const int64_t bad : {0, 3, 16, 68}) {
+    for (size_t i = 0; i < cross_entropy_forward_table().size(); ++i) {
+      test::for_each_target([&] {
+        Case c(DType::kF32, {1, 69, 0});
+        c.logits.set(bad, std::numeric_limits<double>::quiet_NaN());
+        Results out = run(cross_entropy_forward_table()[i], cross_entropy_backward_table()[i], c,
+                          serial_parallel_for());
+        EXPECT_TRUE(std::isnan(out.lse.get(0)) && std::isnan(out.likelihood.get(0)));
+        EXPECT_TRUE(std::isnan(out.grad.get(bad)));
+      });
+    }
+  }
 }
 
 TEST(CrossEntropy, BadLabelsAreNamed) {

@@ -5,14 +5,13 @@
 #define HWY_TARGET_INCLUDE "axial/kernels/cross_entropy/simd.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-//
-#include <hwy/contrib/math/math-inl.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "axial/kernels/common/row_splits.h"
+#include "axial/kernels/common/simd_exp_inl.h"
 #include "axial/kernels/common/simd_inl.h"
 #include "axial/kernels/cross_entropy/implementations.h"
 
@@ -32,7 +31,7 @@ void cross_entropy_forward_row(const CrossEntropyForward& p, int64_t row) {
   const Floats maxes = hn::Set(d, max);
   Floats sum = hn::Zero(d);
   for_lanes(p.cols, [&](int64_t i, auto part) HWY_ATTR {
-    sum = hn::Add(sum, select(hn::Exp(d, hn::Sub(load(x + i, part), maxes)), hn::Zero(d), part));
+    sum = hn::Add(sum, select(exp_keeping_nan(d, hn::Sub(load(x + i, part), maxes)), hn::Zero(d), part));
   });
   const float lse = max + std::log(sum_lanes(sum));
   static_cast<float*>(p.log_sum_exp)[row] = lse;
@@ -55,7 +54,7 @@ void cross_entropy_backward_row(const CrossEntropyBackward& p, int64_t row) {
   const float scale = static_cast<float>(p.scale);
   const Floats shift = hn::Set(d, lse), factor = hn::Set(d, scale);
   for_lanes(p.cols, [&](int64_t i, auto part) HWY_ATTR {
-    store(hn::Mul(hn::Exp(d, hn::Sub(load(x + i, part), shift)), factor), grad + i, part);
+    store(hn::Mul(exp_keeping_nan(d, hn::Sub(load(x + i, part), shift)), factor), grad + i, part);
   });
   const float probability = std::exp(static_cast<float>(x[label]) - lse);
   grad[label] = static_cast<T>((probability - 1.0f) * scale);
