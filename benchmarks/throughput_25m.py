@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare training throughput of the 25M genome model with transformers, side by side in one run.
 
 Both sides train on full rows with AdamW, clipping and fp32 on the same number of threads. The two take
@@ -60,7 +61,18 @@ def axial_seconds(rows: int, length: int, steps: int, threads: int, folder: path
 def transformers_seconds(rows: int, length: int, steps: int, threads: int) -> list[float]:
     """Seconds per step of the same model in transformers."""
     command = [sys.executable, ROOT / "benchmarks/transformers_step.py"]
-    command += ["--rows", rows, "--length", length, "--steps", steps, "--warmup", WARMUP, "--threads", threads]
+    command += [
+        "--rows",
+        rows,
+        "--length",
+        length,
+        "--steps",
+        steps,
+        "--warmup",
+        WARMUP,
+        "--threads",
+        threads,
+    ]
     done = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])["seconds"]
 

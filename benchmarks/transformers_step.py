@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train GPT-NeoX 25M in transformers (SDPA, fused AdamW) and print seconds per step as JSON.
 
 The other side of benchmarks/throughput_25m.py: what a user would otherwise run.

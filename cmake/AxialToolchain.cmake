@@ -12,6 +12,8 @@ if(NOT CMAKE_BUILD_TYPE)
 endif()
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
 set(CMAKE_LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/lib")
+# Installed libraries find each other, and torch: beside the package in a wheel, else where it was built with.
+set(AXIAL_INSTALL_RPATH "$ORIGIN" "$ORIGIN/../../torch/lib")
 
 add_library(axial_flags INTERFACE)
 target_include_directories(axial_flags INTERFACE

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-# The torch that is already installed, as the imported target axial::torch.
+# The torch that is already installed, as the target axial_torch. Used by this build and, installed
+# beside AxialConfig.cmake, by projects that use Axial.
 # find_package(Torch) stops where a CUDA torch meets a machine without CUDA, so the target is made
-# from torch/include and torch/lib, which Python locates. Also: one precompiled header for all layers.
+# from torch/include and torch/lib, which Python locates: AXIAL_PYTHON, else the Python that builds a
+# wheel, else .venv of the project, else python3 on PATH.
 if(NOT AXIAL_PYTHON)
-  if(EXISTS "${PROJECT_SOURCE_DIR}/.venv/bin/python")
+  if(SKBUILD)
+    set(AXIAL_PYTHON "${Python_EXECUTABLE}")
+  elseif(EXISTS "${PROJECT_SOURCE_DIR}/.venv/bin/python")
     set(AXIAL_PYTHON "${PROJECT_SOURCE_DIR}/.venv/bin/python")
   else()
     find_program(AXIAL_PYTHON_FOUND python3 REQUIRED)
@@ -14,7 +18,7 @@ execute_process(COMMAND "${AXIAL_PYTHON}" "${CMAKE_CURRENT_LIST_DIR}/torch_facts
   OUTPUT_VARIABLE AXIAL_TORCH_FACTS RESULT_VARIABLE AXIAL_TORCH_RC ERROR_VARIABLE AXIAL_TORCH_ERR
   OUTPUT_STRIP_TRAILING_WHITESPACE)
 if(NOT AXIAL_TORCH_RC EQUAL 0)
-  message(FATAL_ERROR "No torch found with ${AXIAL_PYTHON}: run tools/bootstrap, or set AXIAL_PYTHON.\n${AXIAL_TORCH_ERR}")
+  message(FATAL_ERROR "No torch found with ${AXIAL_PYTHON}: run tools/bootstrap, or set AXIAL_PYTHON to a Python that imports torch.\n${AXIAL_TORCH_ERR}")
 endif()
 list(GET AXIAL_TORCH_FACTS 0 AXIAL_TORCH_ROOT)
 list(GET AXIAL_TORCH_FACTS 1 AXIAL_TORCH_VERSION)
@@ -22,7 +26,6 @@ list(GET AXIAL_TORCH_FACTS 2 AXIAL_TORCH_ABI)
 message(STATUS "torch ${AXIAL_TORCH_VERSION} at ${AXIAL_TORCH_ROOT}")
 
 add_library(axial_torch INTERFACE)
-add_library(axial::torch ALIAS axial_torch)
 # torch bundles the headers, but not the symbols, of another fmt, and its folder is searched before the
 # system's: a link puts the fmt that core and spdlog are built with in front.
 find_package(fmt REQUIRED)
@@ -30,7 +33,6 @@ get_target_property(AXIAL_FMT_INCLUDE fmt::fmt INTERFACE_INCLUDE_DIRECTORIES)
 list(GET AXIAL_FMT_INCLUDE 0 AXIAL_FMT_INCLUDE)
 file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/fmt_first")
 file(CREATE_LINK "${AXIAL_FMT_INCLUDE}/fmt" "${PROJECT_BINARY_DIR}/fmt_first/fmt" SYMBOLIC)
-# Installed: a consumer meets its own torch, so only the build tree names this machine's paths.
 target_include_directories(axial_torch SYSTEM INTERFACE
   $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/fmt_first>
   $<BUILD_INTERFACE:${AXIAL_TORCH_ROOT}/include>
@@ -52,10 +54,6 @@ if(AXIAL_GOMP)
 else()
   target_link_libraries(axial_torch INTERFACE "$<BUILD_INTERFACE:gomp>")
 endif()
-
-set(AXIAL_PCH_SOURCE "${PROJECT_BINARY_DIR}/pch/pch.cpp")
-file(WRITE "${AXIAL_PCH_SOURCE}.new" "// Carries the precompiled header.\n")
-file(COPY_FILE "${AXIAL_PCH_SOURCE}.new" "${AXIAL_PCH_SOURCE}" ONLY_IF_DIFFERENT)
-add_library(axial_pch OBJECT "${AXIAL_PCH_SOURCE}")
-target_link_libraries(axial_pch PRIVATE axial_torch axial_flags axial_warnings)
-target_precompile_headers(axial_pch PRIVATE "${CMAKE_CURRENT_LIST_DIR}/torch_pch.h")
+if(NOT SKBUILD)
+  list(APPEND AXIAL_INSTALL_RPATH "${AXIAL_TORCH_ROOT}/lib")
+endif()

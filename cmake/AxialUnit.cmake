@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 # A layer is a folder under axial/; a unit is a folder in a layer with a CMakeLists.txt of one line:
 #
-#   axial_unit([REGISTER] [LINK library...])
+#   axial_unit([REGISTER] [TORCH_FREE] [TORCH_FREE_FILES file...] [LINK library...])
 #
 # The unit's *.cpp join the layer's shared library, *_test.cpp the layer's test program, *_bench.cpp
 # its benchmark program, *_fuzz.cpp become one libFuzzer program each. REGISTER adds
 # axial::<layer>::register_<unit>(...) to the table generated for the layer. No shared list is edited.
+#
+# With AXIAL_TORCH=OFF (sanitizers, fuzzing) the layers above kernels keep only their torch-free files:
+# all of a TORCH_FREE unit, or those it names after TORCH_FREE_FILES.
 
 # axial_layer(<name> [TORCH] [DEPENDS <layer>...] [REGISTRY <type> <header>])
 function(axial_layer name)
   cmake_parse_arguments(ARG "TORCH" "" "DEPENDS;REGISTRY" ${ARGN})
+  set(AXIAL_LAYER_WITHOUT_TORCH OFF)
+  if(ARG_TORCH AND NOT AXIAL_TORCH)
+    set(AXIAL_LAYER_WITHOUT_TORCH ON)
+    set(ARG_TORCH OFF)
+    set(ARG_REGISTRY "")
+  endif()
   set(target axial_${name})
   set(AXIAL_LAYER ${name})
   set(AXIAL_LAYER_TORCH ${ARG_TORCH})
@@ -31,18 +40,28 @@ function(axial_layer name)
   endif()
 
   set(deps axial_flags)
+  if(AXIAL_LAYER_WITHOUT_TORCH)
+    list(APPEND ARG_DEPENDS kernels)
+  endif()
   foreach(dep IN LISTS ARG_DEPENDS)
     list(APPEND deps axial_${dep})
   endforeach()
   if(NOT SOURCES)
     add_library(${target} INTERFACE)
+    add_library(axial::${name} ALIAS ${target})
+    set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
     target_link_libraries(${target} INTERFACE ${deps})
+    set_property(GLOBAL APPEND PROPERTY AXIAL_LAYERS ${name})
     return()
   endif()
   add_library(${target} SHARED ${SOURCES})
   add_library(axial::${name} ALIAS ${target})
   set_target_properties(${target} PROPERTIES DEFINE_SYMBOL "" EXPORT_NAME ${name}
-    INSTALL_RPATH "$ORIGIN" VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
+    INSTALL_RPATH "${AXIAL_INSTALL_RPATH}")
+  if(NOT SKBUILD)  # a wheel holds no symbolic links
+    set_target_properties(${target} PROPERTIES
+      VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
+  endif()
   target_link_libraries(${target} PUBLIC ${deps} ${LINKS} PRIVATE $<BUILD_INTERFACE:axial_warnings>)
   _axial_torch(${target})
   set_property(GLOBAL APPEND PROPERTY AXIAL_LAYERS ${name})
@@ -68,9 +87,12 @@ function(axial_layer name)
 endfunction()
 
 function(axial_unit)
-  cmake_parse_arguments(ARG "REGISTER" "" "LINK" ${ARGN})
+  cmake_parse_arguments(ARG "REGISTER;TORCH_FREE" "" "LINK;TORCH_FREE_FILES" ${ARGN})
   get_filename_component(unit "${CMAKE_CURRENT_SOURCE_DIR}" NAME)
   file(GLOB_RECURSE all CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp")
+  if(AXIAL_LAYER_WITHOUT_TORCH AND NOT ARG_TORCH_FREE)
+    list(TRANSFORM ARG_TORCH_FREE_FILES PREPEND "${CMAKE_CURRENT_SOURCE_DIR}/" OUTPUT_VARIABLE all)
+  endif()
   set(tests ${all})
   list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
   set(benches ${all})
@@ -83,7 +105,9 @@ function(axial_unit)
   set_property(GLOBAL APPEND PROPERTY ${p}_TEST_SOURCES ${tests})
   set_property(GLOBAL APPEND PROPERTY ${p}_BENCH_SOURCES ${benches})
   set_property(GLOBAL APPEND PROPERTY ${p}_FUZZ_SOURCES ${fuzzers})
-  set_property(GLOBAL APPEND PROPERTY ${p}_LINKS ${ARG_LINK})
+  if(tests OR all OR fuzzers)
+    set_property(GLOBAL APPEND PROPERTY ${p}_LINKS ${ARG_LINK})
+  endif()
   if(ARG_REGISTER)
     set_property(GLOBAL APPEND PROPERTY ${p}_REGISTERED ${unit})
   endif()
@@ -110,7 +134,8 @@ endfunction()
 
 function(_axial_torch target)
   if(AXIAL_LAYER_TORCH)
-    target_link_libraries(${target} PUBLIC axial_torch)
+    # Installed, the target is made by AxialConfig.cmake from the consumer's own torch.
+    target_link_libraries(${target} PUBLIC $<BUILD_INTERFACE:axial_torch> $<INSTALL_INTERFACE:axial::torch>)
     target_precompile_headers(${target} REUSE_FROM axial_pch)
   endif()
 endfunction()

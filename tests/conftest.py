@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared by the cross-layer tests: the built program, small genomes, a runner that shows what went wrong."""
 
 import os

@@ -30,5 +30,7 @@ def test_agrees_with_torch():
 
 
 def test_an_id_out_of_range_is_a_value_error():
-    with pytest.raises(ValueError, match=r"\[embedding\] id out of range at place 2; expected in \[0, 7\), got 8"):
+    with pytest.raises(
+        ValueError, match=r"\[embedding\] id out of range at place 2; expected in \[0, 7\), got 8"
+    ):
         torch.ops.axial.embedding(torch.randn(7, 5), torch.tensor([0, 1, 8]))

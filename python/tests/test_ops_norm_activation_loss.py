@@ -69,7 +69,9 @@ def test_double_backward_is_refused(name, args):
 def test_gradients_equal_torch():
     x, w, b = leaf(33, 64), leaf(64), leaf(64)
     ours = torch.autograd.grad(OPS.layer_norm(x, w, b, 1e-5).square().sum(), (x, w, b))
-    theirs = torch.autograd.grad(torch.nn.functional.layer_norm(x, (64,), w, b, 1e-5).square().sum(), (x, w, b))
+    theirs = torch.autograd.grad(
+        torch.nn.functional.layer_norm(x, (64,), w, b, 1e-5).square().sum(), (x, w, b)
+    )
     for a, e in zip(ours, theirs):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
     (ours,) = torch.autograd.grad(OPS.activation(x, b, "gelu").square().sum(), x)
@@ -80,5 +82,7 @@ def test_gradients_equal_torch():
 def test_wrong_arguments_are_value_errors():
     with pytest.raises(ValueError, match=r"\[layer_norm\] .*expected \[4\], got \[3\]"):
         OPS.layer_norm(torch.ones(2, 4), torch.ones(3), None, 1e-5)
-    with pytest.raises(ValueError, match=r"unknown function 'swish'; expected one of gelu, gelu_tanh, silu, relu"):
+    with pytest.raises(
+        ValueError, match=r"unknown function 'swish'; expected one of gelu, gelu_tanh, silu, relu"
+    ):
         OPS.activation(torch.ones(2, 4), None, "swish")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a person can get wrong: each is a clear error or a counted warning, and nothing is lost."""
 
 import json
@@ -61,9 +62,7 @@ COUNTED = [
 @pytest.mark.parametrize("name,extra,words", COUNTED, ids=[c[0] for c in COUNTED])
 def test_counted_and_said(axial, test_recipe, tmp_path, name, extra, words):
     path = write(tmp_path / "genes.fasta", many() + extra)
-    done = axial(
-        "train", test_recipe, "--data", path, "--out", tmp_path / "run", "--set", "train.steps=2"
-    )
+    done = axial("train", test_recipe, "--data", path, "--out", tmp_path / "run", "--set", "train.steps=2")
     said = (done.stderr + done.stdout).lower()
     for word in words:
         assert word in said, said
@@ -77,7 +76,15 @@ def test_misspelt_key_names_the_line_and_the_nearest(axial, test_recipe, tmp_pat
     assert done.returncode == 1
     assert f"r.yaml:{line}" in done.stderr and "'steps'" in done.stderr
     done = axial(
-        "train", test_recipe, "--data", genes, "--out", tmp_path / "run", "--set", "train.stepz=3", check=False
+        "train",
+        test_recipe,
+        "--data",
+        genes,
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "train.stepz=3",
+        check=False,
     )
     assert done.returncode == 1 and "'steps'" in done.stderr
 
@@ -161,7 +168,5 @@ def test_mismatched_genes_are_kept_apart(axial, test_recipe, tmp_path):
     path = write_genes(tmp_path / "g.fasta")
     run = tmp_path / "run"
     axial("train", test_recipe, "--data", path, "--out", run, "--set", "train.steps=3")
-    done = axial(
-        "train", test_recipe, "--data", path, "--out", run, "--set", "train.seed=99", check=False
-    )
+    done = axial("train", test_recipe, "--data", path, "--out", run, "--set", "train.seed=99", check=False)
     assert done.returncode == 1 and "train.seed" in done.stderr

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kill -9 at random moments, also while saving: the run goes on and ends with the same bits."""
 
 import os
