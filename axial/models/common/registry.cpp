@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lookup of models by name and of heads in a built model, with the nearest name in every error.
+#include "axial/models/common/registry.h"
+
+#include <utility>
+
+#include "axial/core/check/check.h"
+#include "axial/core/text/text.h"
+
+namespace axial::models {
+
+std::vector<parallel::Block> Model::blocks_with(const std::string& head) const {
+  const auto found = heads.find(head);
+  if (found == heads.end()) {
+    std::vector<std::string> names;
+    for (const auto& [name, block] : heads) names.push_back(name);
+    fail("model", "unknown head of model '{}'; expected one of {}, got '{}'{}", type, fmt::join(names, ", "),
+         head, did_you_mean(head, names));
+  }
+  std::vector<parallel::Block> blocks = trunk;
+  blocks.push_back(found->second);
+  return blocks;
+}
+
+void ModelRegistry::add(const std::string& type, ModelEntry entry) {
+  AXIAL_CHECK(entries_.emplace(type, std::move(entry)).second, "model", "model type '{}' is registered twice",
+              type);
+}
+
+const ModelEntry& ModelRegistry::at(const std::string& type) const {
+  const auto found = entries_.find(type);
+  if (found == entries_.end()) {
+    fail("model", "unknown model type; expected one of {}, got '{}'{}", fmt::join(types(), ", "), type,
+         did_you_mean(type, types()));
+  }
+  return found->second;
+}
+
+std::vector<std::string> ModelRegistry::types() const {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : entries_) names.push_back(name);
+  return names;
+}
+
+ModelRegistry all_models() {
+  ModelRegistry registry;
+  register_all(registry);
+  return registry;
+}
+
+}  // namespace axial::models
