@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "axial/core/check/check.h"
 #include "axial/core/rng/rng.h"
 #include "axial/data/common/batch_source.h"
 #include "axial/models/common/registry.h"
@@ -22,12 +23,23 @@ namespace detail {
 using parallel::NamedTensors;
 using parallel::StepContext;
 
+// The same while decoding: what is cached is the sum of all inputs so far, [B, 1, C].
+inline at::Tensor mix_cached(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b,
+                             parallel::DecodeState& state, const std::string& block) {
+  at::Tensor& past = state.blocks[block]["sum"];
+  const at::Tensor sums = past.defined() ? x.cumsum(1) + past : x.cumsum(1);
+  past = sums.narrow(1, x.size(1) - 1, 1).clone();
+  const at::Tensor counts = state.lengths.view({-1, 1, 1}) + at::arange(1, x.size(1) + 1).view({1, -1, 1});
+  return at::tanh(at::matmul(sums / counts.to(x.scalar_type()), w) + b) + x;
+}
+
 // Causal mean over the positions of a row: h_t = tanh(mean(x_0..x_t) W + b), then keyed dropout.
 inline at::Tensor mix(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b, double dropout,
                       const StepContext& context, std::string_view site) {
+  if (context.decode != nullptr) return mix_cached(x, w, b, *context.decode, std::string(site));
   const int64_t length = x.size(1);
-  const at::Tensor counts = at::arange(1, length + 1, x.options()).view({1, length, 1});
-  at::Tensor out = at::tanh(at::matmul(x.cumsum(1) / counts, w) + b) + x;
+  const at::Tensor mean = at::tril(at::ones({length, length})) / at::arange(1, length + 1).unsqueeze(1);
+  at::Tensor out = at::tanh(at::matmul(at::matmul(mean.to(x.options()), x), w) + b) + x;
   if (!context.training || dropout == 0 || x.is_meta()) return out;
   at::Tensor mask = at::empty(x.sizes(), at::TensorOptions(at::kDouble));
   const RngKey key = context.key.child(site);
@@ -39,7 +51,8 @@ inline at::Tensor mix(const at::Tensor& x, const at::Tensor& w, const at::Tensor
 }
 
 inline at::Tensor log_probabilities(const NamedTensors& in, const parallel::ParameterTable& table) {
-  return at::log_softmax(at::matmul(in.at("hidden"), table.at("out").value).to(at::kFloat), -1);
+  const at::Tensor logits = at::matmul(in.at("hidden"), table.at("out").value);
+  return at::log_softmax(logits.scalar_type() == at::kDouble ? logits : logits.to(at::kFloat), -1);
 }
 
 inline at::Tensor label_log_likelihood(const NamedTensors& in, const parallel::ParameterTable& table) {
@@ -104,6 +117,11 @@ inline models::Model build_tiny(const nlohmann::json& config) {
     return NamedTensors{{"log_likelihood", detail::label_log_likelihood(in, table)}};
   };
   model.heads["log_likelihood"] = likelihood;
+  parallel::Block logits{"logits", {"hidden"}, {"logits"}, {"out"}, nullptr};
+  logits.forward = [&table](const NamedTensors& in, const StepContext&) {
+    return NamedTensors{{"logits", at::matmul(in.at("hidden"), table.at("out").value)}};
+  };
+  model.heads["logits"] = logits;
   model.batch_names = {"tokens", "labels", "positions", "segments", "sample_ids"};
   return model;
 }
