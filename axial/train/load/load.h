@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// "Whatever is a model": a run folder, a checkpoint folder or a Hugging Face folder, as eval, score, embed,
+// generate and export take it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "axial/models/common/registry.h"
+
+namespace axial::train {
+
+/// Which checkpoint of a run.
+enum class WhichCheckpoint {
+  kBest,  ///< smallest validation loss; the newest when none was validated
+  kLast,  ///< the newest
+};
+
+/// What is wanted.
+struct LoadOptions {
+  std::optional<at::ScalarType> dtype;  ///< absent: as stored
+  WhichCheckpoint which = WhichCheckpoint::kBest;
+};
+
+/// A model ready for inference: materialised on the host, no optimizer state.
+struct LoadedModel {
+  models::Model model;
+  nlohmann::json tokenizer;  ///< description; null when the folder has none
+  std::string source;        ///< for messages: what was loaded from where
+  std::optional<int64_t> step;
+  std::optional<double> validation_loss;
+};
+
+/// Throws ValueError that lists what was looked for when `path` is none of the three, and the errors of
+/// checkpoint.h and hugging_face.h.
+LoadedModel load_model(const std::filesystem::path& path, const models::ModelRegistry& registry,
+                       const LoadOptions& options = {});
+
+}  // namespace axial::train

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// Run folders, checkpoint folders and Hugging Face folders all give the same model; wrong folders say why.
+#include "axial/train/load/load.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "axial/testing/temporary_folder/temporary_folder.h"
+#include "axial/train/checkpoint/store.h"
+#include "axial/train/hugging_face/hugging_face.h"
+#include "axial/train/run_folder/run_folder.h"
+#include "axial/train/testing/tiny_model.h"
+
+namespace axial::train {
+namespace {
+
+namespace fs = std::filesystem;
+using axial::testing::TemporaryFolder;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class LoadTest : public ::testing::Test {
+ protected:
+  LoadTest() { model_.parameters->materialize(at::kCPU, at::kFloat, 3); }
+
+  void save(int64_t step, std::optional<double> loss) {
+    RunState state;
+    state.model_type = "tiny";
+    state.model_config = model_.config;
+    state.tokenizer = {{"kind", "test"}};
+    state.step = step;
+    state.validation_loss = loss;
+    CheckpointStore(folder_ / "run/checkpoints").save(state, *model_.parameters);
+  }
+
+  void expect_same(const models::Model& other) const {
+    EXPECT_EQ(other.config, model_.config);
+    for (const auto& row : model_.parameters->rows()) {
+      const parallel::Parameter& loaded = other.parameters->at(row->spec.name);
+      EXPECT_TRUE(at::equal(loaded.value.to(at::kFloat), row->value)) << row->spec.name;
+      EXPECT_TRUE(loaded.companions.empty());
+    }
+  }
+
+  std::string error_of(const fs::path& path) const {
+    try {
+      load_model(path, registry_);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no error";
+  }
+
+  TemporaryFolder folder_;
+  models::ModelRegistry registry_ = testing::tiny_registry();
+  models::Model model_ = testing::build_tiny({{"width", 6}});
+};
+
+TEST_F(LoadTest, RunFolderGivesTheBestUnlessTheLastIsAskedFor) {
+  save(1, 2.0);
+  save(2, 3.0);
+  const LoadedModel best = load_model(folder_ / "run", registry_);
+  EXPECT_EQ(best.step, 1);
+  EXPECT_EQ(best.validation_loss, 2.0);
+  EXPECT_EQ(best.tokenizer, (nlohmann::json{{"kind", "test"}}));
+  expect_same(best.model);
+  EXPECT_EQ(load_model(folder_ / "run", registry_, {std::nullopt, WhichCheckpoint::kLast}).step, 2);
+  EXPECT_EQ(load_model(folder_ / "run/checkpoints/step_00000002", registry_).step, 2);
+}
+
+TEST_F(LoadTest, RunWithoutValidationGivesTheLast) {
+  save(1, std::nullopt);
+  save(2, std::nullopt);
+  EXPECT_EQ(load_model(folder_ / "run", registry_).step, 2);
+}
+
+TEST_F(LoadTest, DtypeIsTheStoredOneOrTheOneAskedFor) {
+  save(1, std::nullopt);
+  for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    const LoadedModel loaded = load_model(folder_ / "run", registry_, {dtype});
+    for (const auto& row : loaded.model.parameters->rows()) {
+      EXPECT_EQ(row->value.scalar_type(), dtype);
+      EXPECT_TRUE(row->companions.empty());
+    }
+  }
+  EXPECT_EQ(load_model(folder_ / "run", registry_).model.parameters->at("embed").value.scalar_type(),
+            at::kFloat);
+}
+
+TEST_F(LoadTest, HuggingFaceFoldersReturnWholeAndSharded) {
+  for (const int64_t shard_bytes : {int64_t{1} << 30, int64_t{300}}) {
+    const fs::path out = folder_ / fmt::format("hf{}", shard_bytes);
+    EXPECT_EQ(write_hugging_face(out, registry_, model_, {{"kind", "codon"}}, {"", shard_bytes, false}),
+              "tiny_hf");
+    EXPECT_EQ(fs::exists(out / "model.safetensors"), shard_bytes > 1000);
+    const LoadedModel loaded = load_model(out, registry_);
+    expect_same(loaded.model);
+    EXPECT_EQ(loaded.tokenizer, (nlohmann::json{{"kind", "codon"}}));
+  }
+  const auto config = nlohmann::json::parse(read_file(folder_ / "hf300/config.json"));
+  EXPECT_EQ(config["torch_dtype"], "float32");
+  const auto index = nlohmann::json::parse(read_file(folder_ / "hf300/model.safetensors.index.json"));
+  EXPECT_EQ(index["weight_map"].size(), model_.parameters->rows().size());
+  EXPECT_GT(index["metadata"]["total_size"], 0);
+}
+
+TEST_F(LoadTest, ExportNeverReplacesUnasked) {
+  const fs::path out = folder_ / "hf";
+  write_hugging_face(out, registry_, model_, nullptr, {});
+  EXPECT_THROW(write_hugging_face(out, registry_, model_, nullptr, {}), ValueError);
+  EXPECT_NO_THROW(write_hugging_face(out, registry_, model_, nullptr, {"tiny_hf", int64_t{1} << 30, true}));
+  EXPECT_THROW(write_hugging_face(folder_ / "other", registry_, model_, nullptr, {"llama"}), ValueError);
+  EXPECT_TRUE(load_model(out, registry_).tokenizer.is_null());
+  int64_t entries = 0;
+  for ([[maybe_unused]] const auto& entry : fs::directory_iterator(folder_.path())) ++entries;
+  EXPECT_EQ(entries, 1);
+}
+
+TEST_F(LoadTest, WrongFoldersSayWhatWasExpected) {
+  EXPECT_THAT(error_of(folder_ / "nothing"), HasSubstr("does not exist"));
+  fs::create_directories(folder_ / "empty");
+  EXPECT_THAT(error_of(folder_ / "empty"),
+              AllOf(HasSubstr("run folder"), HasSubstr("index.json"), HasSubstr("model.safetensors")));
+  fs::create_directories(folder_ / "run/checkpoints");
+  EXPECT_THAT(error_of(folder_ / "run"), HasSubstr("no checkpoint yet"));
+  const fs::path hf = folder_ / "hf";
+  write_hugging_face(hf, registry_, model_, nullptr, {});
+  fs::remove(hf / "model.safetensors");
+  std::ofstream(hf / "pytorch_model.bin") << "x";
+  EXPECT_THAT(error_of(hf), AllOf(HasSubstr("no 'model.safetensors'"), HasSubstr("pickled")));
+  write_file_atomically(hf / "config.json", R"({"model_type": "mamba"})");
+  EXPECT_THAT(error_of(hf), AllOf(HasSubstr("'mamba'"), HasSubstr("tiny_hf")));
+  write_file_atomically(hf / "config.json", R"({"model_type": "tiny_hf"})");
+  EXPECT_THAT(error_of(hf), HasSubstr("not as expected"));
+  write_file_atomically(hf / "config.json", "{");
+  EXPECT_THAT(error_of(hf), HasSubstr("not valid JSON"));
+}
+
+TEST(RunFolderTest, OnlyOneTrainingAtATime) {
+  const TemporaryFolder folder;
+  const RunFolder first(folder / "run");
+  EXPECT_FALSE(first.holds_a_run());
+  EXPECT_THROW(RunFolder(folder / "run"), ValueError);
+  first.save_recipe("train: {}\n");
+  EXPECT_TRUE(first.holds_a_run());
+  std::ofstream(folder / "run/notes.txt") << "mine";
+  first.erase_run();
+  EXPECT_FALSE(first.holds_a_run());
+  EXPECT_TRUE(fs::exists(folder / "run/notes.txt"));
+  EXPECT_THROW(RunFolder("/proc/no/such"), IoError);
+}
+
+}  // namespace
+}  // namespace axial::train
