@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decoding loop: the prompt once, then a token at a time over a shrinking set of unfinished sequences.
+#include "axial/train/infer/generate.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "axial/core/check/check.h"
+#include "axial/core/rng/rng.h"
+#include "axial/parallel/step/runner.h"
+#include "axial/train/infer/windows.h"
+
+namespace axial::train {
+namespace {
+
+constexpr std::string_view kOp = "generate";
+
+bool contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+// Which ids may not be drawn, before and after a sequence may stop.
+std::vector<bool> forbidden_ids(int64_t vocabulary, const GenerateIds& ids, bool may_stop) {
+  std::vector<bool> out(static_cast<size_t>(vocabulary), false);
+  const auto mark = [&](const std::vector<int32_t>& list, bool value) {
+    for (const int32_t id : list) {
+      AXIAL_CHECK(id >= 0 && id < vocabulary, kOp, "token id {}; expected one below the {} of the model", id,
+                  vocabulary);
+      out[static_cast<size_t>(id)] = value;
+    }
+  };
+  mark(ids.special, true);
+  mark(ids.end, !may_stop);
+  if (!may_stop) mark(ids.stop, true);
+  return out;
+}
+
+// Some sequences that are decoded together.
+class Group {
+ public:
+  Group(parallel::StepRunner& runner, const GenerateIds& ids, const GenerateOptions& options, int64_t first,
+        int64_t count)
+      : runner_(runner), ids_(ids), options_(options) {
+    for (int64_t i = 0; i < count; ++i) {
+      sequences_.push_back({first + i, {}, 0.0, Generated::Stop::kLength});
+      rows_.push_back(i);
+    }
+    state_.lengths = at::zeros({count}, at::TensorOptions(at::kLong));
+    state_.capacity = static_cast<int64_t>(ids.prompt.size()) + options.max_tokens;
+  }
+
+  const std::vector<Generated>& run() {
+    at::Tensor tokens =
+        at::empty({static_cast<int64_t>(rows_.size()), static_cast<int64_t>(ids_.prompt.size())},
+                  at::TensorOptions(at::kLong));
+    for (size_t i = 0; i < ids_.prompt.size(); ++i) {
+      tokens.select(1, static_cast<int64_t>(i)).fill_(static_cast<int64_t>(ids_.prompt[i]));
+    }
+    for (int64_t made = 0; made < options_.max_tokens; ++made) {
+      const at::Tensor logits = advance(tokens);
+      draw(logits, made);
+      if (rows_.empty()) break;
+      tokens = at::empty({static_cast<int64_t>(rows_.size()), 1}, at::TensorOptions(at::kLong));
+      for (size_t r = 0; r < rows_.size(); ++r) {
+        tokens.mutable_data_ptr<int64_t>()[r] = sequences_[static_cast<size_t>(rows_[r])].ids.back();
+      }
+    }
+    return sequences_;
+  }
+
+ private:
+  // A data batch in form: nothing is predicted, and each row is a segment of its own.
+  parallel::NamedTensors batch_of(const at::Tensor& tokens) const {
+    const int64_t rows = tokens.size(0);
+    const int64_t n = tokens.size(1);
+    const auto options = at::TensorOptions(at::kLong);
+    return {{"tokens", tokens},
+            {"labels", at::full({rows, n}, -100, options)},
+            {"positions", state_.lengths.unsqueeze(1) + at::arange(n, options).unsqueeze(0)},
+            {"segments", at::arange(0, rows * n + 1, n, options)},
+            {"sample_ids", at::zeros({rows}, options)}};
+  }
+
+  // tokens [B, N] -> logits after the last one, [B, V] float.
+  at::Tensor advance(const at::Tensor& tokens) {
+    const int64_t n = tokens.size(1);
+    parallel::StepContext context;
+    context.decode = &state_;
+    const auto out = runner_.infer(batch_of(tokens), context, {"logits"});
+    state_.lengths = state_.lengths + n;
+    return out.at("logits").select(1, n - 1).to(at::kFloat).contiguous();
+  }
+
+  void draw(const at::Tensor& logits, int64_t made) {
+    const int64_t vocabulary = logits.size(1);
+    const std::vector<bool> forbidden = forbidden_ids(vocabulary, ids_, made >= options_.min_tokens);
+    const RngKey key = root_key(static_cast<uint64_t>(options_.seed)).child("generate");
+    std::vector<int64_t> unfinished;
+    std::vector<int64_t> kept_rows;
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      Generated& sequence = sequences_[static_cast<size_t>(rows_[r])];
+      const double uniform =
+          random_uniform(key.child(static_cast<uint64_t>(sequence.index)), static_cast<uint64_t>(made));
+      const float* row = logits.const_data_ptr<float>() + static_cast<int64_t>(r) * vocabulary;
+      const Sampled sampled =
+          sample_token({row, static_cast<size_t>(vocabulary)}, forbidden, options_.sampling, uniform);
+      sequence.log_likelihood += sampled.log_probability;
+      if (contains(ids_.end, sampled.id)) {
+        sequence.stop = Generated::Stop::kEnd;
+        continue;
+      }
+      sequence.ids.push_back(sampled.id);
+      if (contains(ids_.stop, sampled.id)) {
+        sequence.stop = Generated::Stop::kStopToken;
+        continue;
+      }
+      unfinished.push_back(rows_[r]);
+      kept_rows.push_back(static_cast<int64_t>(r));
+    }
+    if (unfinished.size() < rows_.size()) keep(kept_rows);
+    rows_ = std::move(unfinished);
+  }
+
+  // Finished sequences leave the caches (every cached tensor has the batch as its first dim).
+  void keep(const std::vector<int64_t>& kept_rows) {
+    if (kept_rows.empty()) return;
+    const at::Tensor index = at::tensor(kept_rows, at::TensorOptions(at::kLong));
+    state_.lengths = state_.lengths.index_select(0, index);
+    for (auto& [name, tensors] : state_.blocks) {
+      for (auto& [key, tensor] : tensors) tensor = tensor.index_select(0, index);
+    }
+  }
+
+  parallel::StepRunner& runner_;
+  const GenerateIds& ids_;
+  const GenerateOptions& options_;
+  std::vector<Generated> sequences_;
+  std::vector<int64_t> rows_;  // batch row -> sequence
+  parallel::DecodeState state_;
+};
+
+}  // namespace
+
+void GenerateOptions::validate() const {
+  AXIAL_CHECK(count >= 1, kOp, "count; expected at least 1, got {}", count);
+  AXIAL_CHECK(max_tokens >= 1, kOp, "max_tokens; expected at least 1, got {}", max_tokens);
+  AXIAL_CHECK(min_tokens >= 0 && min_tokens <= max_tokens, kOp,
+              "min_tokens; expected 0 to max_tokens ({}), got {}", max_tokens, min_tokens);
+  AXIAL_CHECK(batch >= 1, kOp, "batch; expected at least 1, got {}", batch);
+  sampling.validate();
+}
+
+void generate(models::Model& model, const GenerateIds& ids, const GenerateOptions& options,
+              const std::function<void(const Generated&)>& on_sequence) {
+  options.validate();
+  AXIAL_CHECK(!ids.prompt.empty(), kOp, "the prompt is empty; expected at least a begin token");
+  const int64_t length = static_cast<int64_t>(ids.prompt.size()) + options.max_tokens;
+  const int64_t longest = max_positions_of(model, length);
+  AXIAL_CHECK(length <= longest, kOp, "prompt of {} and max_tokens {} exceed the model's {} positions",
+              ids.prompt.size(), options.max_tokens, longest);
+  parallel::StepRunner runner(model.blocks_with("logits"), *model.parameters, model.batch_names);
+  for (int64_t first = 0; first < options.count; first += options.batch) {
+    Group group(runner, ids, options, first, std::min(options.batch, options.count - first));
+    for (const Generated& sequence : group.run()) on_sequence(sequence);
+  }
+}
+
+}  // namespace axial::train
