@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// The `train:` section of a recipe.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string_view>
+#include <utility>
+
+#include "axial/core/recipe/recipe.h"
+#include "axial/optim/adamw/adamw.h"
+#include "axial/optim/loss_scaler/loss_scaler.h"
+#include "axial/optim/schedule/schedule.h"
+
+namespace axial::train {
+
+/// Type of weights and activations. 16-bit types keep fp32 master weights; gradients are summed in fp32.
+enum class Precision { kFp64, kFp32, kBf16, kFp16 };
+
+at::ScalarType scalar_type_of(Precision precision);
+
+/// How a model is trained. Rows are what the data section packs: `batch` rows make one step.
+struct TrainOptions {
+  int64_t steps = 1000;
+  int64_t batch = 16;
+  int64_t micro_batch = 4;
+  Precision precision = Precision::kFp32;
+  int64_t seed = 0;
+  int64_t threads = 0;
+  int64_t recompute_group = 0;
+  int64_t validate_every = 100;
+  int64_t validate_rows = 0;
+  int64_t checkpoint_every = 100;
+  int64_t keep_last = 2;
+  int64_t log_every = 10;
+  double clip_norm = 1.0;
+  optim::AdamWOptions optimizer;
+  optim::ScheduleOptions schedule;
+  optim::LossScalerOptions loss_scale;
+
+  template <class V>
+  void fields(V& v) {
+    v("steps", steps, "optimizer steps of the whole run");
+    v("batch", batch, "rows per step");
+    v("micro_batch", micro_batch, "rows in memory at a time; gradients of a step's micro-batches are summed");
+    v("precision", precision, "of weights and activations; fp16 scales its loss");
+    v("seed", seed, "of initial weights, dropout and data order");
+    v("threads", threads, "CPU threads, 0: all; equal numbers give bitwise equal runs");
+    v("recompute_group", recompute_group,
+      "blocks recomputed together in backward to save memory; 0: keep all");
+    v("validate_every", validate_every, "steps between validations; 0: only at the end");
+    v("validate_rows", validate_rows, "validation rows used; 0: all");
+    v("checkpoint_every", checkpoint_every,
+      "steps between checkpoints; 0: only at the end and for a new best");
+    v("keep_last", keep_last, "newest checkpoints kept, besides the best");
+    v("log_every", log_every, "steps between lines of metrics.jsonl");
+    v("clip_norm", clip_norm, "gradients are scaled down to this norm; 0: never");
+    v("optimizer", optimizer, "AdamW");
+    v("schedule", schedule, "learning rate over the steps");
+    v("loss_scale", loss_scale, "of fp16");
+  }
+  void validate() const;  ///< throws ValueError
+};
+
+}  // namespace axial::train
+
+template <>
+struct axial::recipe::EnumNames<axial::train::Precision> {
+  static constexpr std::pair<std::string_view, axial::train::Precision> names[] = {
+      {"fp64", axial::train::Precision::kFp64},
+      {"fp32", axial::train::Precision::kFp32},
+      {"bf16", axial::train::Precision::kBf16},
+      {"fp16", axial::train::Precision::kFp16}};
+};

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// The step in order: plan, forward and backward of every micro-batch, finite check, clip, update.
+#include "axial/train/trainer/training_step.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "axial/core/rng/rng.h"
+#include "axial/optim/clip/clip.h"
+#include "axial/parallel/host_value/host_value.h"
+
+namespace axial::train {
+namespace {
+
+constexpr std::string_view kOp = "train";
+
+parallel::ParameterTable& materialized(models::Model& model, const TrainOptions& options, at::Device device) {
+  model.parameters->materialize(device, scalar_type_of(options.precision),
+                                static_cast<uint64_t>(options.seed));
+  return *model.parameters;
+}
+
+}  // namespace
+
+TrainingStep::TrainingStep(models::Model& model, const TrainOptions& options, at::Device device)
+    : model_(model),
+      options_(options),
+      device_(device),
+      runner_(model.blocks_with("loss"), materialized(model, options, device), model.batch_names),
+      optimizer_(options.optimizer, *model.parameters),
+      scaler_(options.loss_scale, options.precision == Precision::kFp16) {}
+
+const parallel::StepPlan& TrainingStep::plan_for(int64_t num_micro_batches) {
+  const auto it = plans_.find(num_micro_batches);
+  if (it != plans_.end()) return it->second;
+  parallel::MemoryPolicy policy;
+  policy.recompute_group = options_.recompute_group;
+  const auto num_blocks = static_cast<int64_t>(runner_.blocks().size());
+  return plans_[num_micro_batches] = parallel::write_training_step(num_blocks, num_micro_batches, policy);
+}
+
+std::vector<parallel::NamedTensors> TrainingStep::tensors_of(
+    const std::vector<data::Batch>& micro_batches) const {
+  std::vector<parallel::NamedTensors> out;
+  for (const data::Batch& batch : micro_batches) {
+    out.push_back(batch.tensors);
+    for (auto& [name, tensor] : out.back()) tensor = tensor.to(device_);
+  }
+  return out;
+}
+
+StepOutcome TrainingStep::run(const std::vector<data::Batch>& micro_batches, int64_t step) {
+  StepOutcome outcome;
+  for (const data::Batch& batch : micro_batches) {
+    outcome.weight += batch.weight;
+    outcome.tokens += batch.num_tokens;
+  }
+  AXIAL_CHECK(outcome.weight > 0, kOp, "step {}: no token of the batch is predicted", step + 1);
+  outcome.loss_scale = scaler_.scale();
+  parallel::StepContext context;
+  context.key =
+      root_key(static_cast<uint64_t>(options_.seed)).child("step").child(static_cast<uint64_t>(step));
+  context.training = true;
+  const parallel::StepPlan& plan = plan_for(static_cast<int64_t>(micro_batches.size()));
+  const parallel::StepResult result =
+      runner_.train(plan, tensors_of(micro_batches), context, outcome.loss_scale / outcome.weight);
+  double loss_sum = 0;
+  for (size_t i = 0; i < result.loss_sums.size(); ++i) {
+    loss_sum += parallel::host_value(result.loss_sums[i], micro_batches[i].weight);
+  }
+  update(outcome, loss_sum, step);
+  model_.parameters->clear_gradients();
+  return outcome;
+}
+
+void TrainingStep::update(StepOutcome& outcome, double loss_sum, int64_t step) {
+  outcome.loss = loss_sum / outcome.weight;
+  outcome.grad_norm =
+      optim::global_gradient_norm(*model_.parameters, outcome.loss_scale) / outcome.loss_scale;
+  outcome.learning_rate =
+      options_.optimizer.learning_rate * optim::schedule_factor(options_.schedule, step, options_.steps);
+  const bool finite = std::isfinite(outcome.loss) && std::isfinite(outcome.grad_norm);
+  if (!finite) {
+    // At the smallest scale there is nothing left to try, and skipping for ever would look like training.
+    const bool can_skip = scaler_.dynamic() && scaler_.scale() > options_.loss_scale.minimum;
+    outcome.kind = can_skip ? StepOutcome::Kind::kSkipped : StepOutcome::Kind::kNotFinite;
+    if (can_skip) scaler_.update(false);
+    return;
+  }
+  const double clip = optim::clip_factor(outcome.grad_norm, options_.clip_norm);
+  optimizer_.step(outcome.learning_rate, clip / outcome.loss_scale);
+  scaler_.update(true);
+}
+
+nlohmann::json TrainingStep::optimizer_state() const { return optimizer_.state(); }
+
+nlohmann::json TrainingStep::loss_scaler_state() const {
+  return scaler_.dynamic() ? scaler_.state() : nlohmann::json();
+}
+
+void TrainingStep::restore(const nlohmann::json& optimizer, const nlohmann::json& loss_scaler) {
+  optimizer_.load_state(optimizer);
+  if (scaler_.dynamic()) scaler_.load_state(loss_scaler);
+}
+
+}  // namespace axial::train

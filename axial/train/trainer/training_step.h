@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// One whole training step: forward, backward, loss scale, clipping, schedule, optimizer. The trainer calls
+// it in a loop; on a Meta device the same code runs without data, which is what a plan counts.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "axial/data/common/batch_source.h"
+#include "axial/models/common/registry.h"
+#include "axial/parallel/step/runner.h"
+#include "axial/train/trainer/options.h"
+
+namespace axial::train {
+
+/// What a step did.
+struct StepOutcome {
+  enum class Kind {
+    kApplied,    ///< parameters were updated
+    kSkipped,    ///< fp16 gradients overflowed: parameters are untouched, the scale was lowered
+    kNotFinite,  ///< the loss or a gradient is not finite for another reason: parameters are untouched
+  };
+  Kind kind = Kind::kApplied;
+  double loss = 0;       ///< mean over the labels of the whole batch
+  double grad_norm = 0;  ///< before clipping
+  double learning_rate = 0;
+  double loss_scale = 1;  ///< that this step used
+  double weight = 0;      ///< labels that counted
+  int64_t tokens = 0;     ///< that are not padding
+};
+
+/// Owns the optimizer state of a model (whose parameters it materialises on `device`).
+class TrainingStep {
+ public:
+  /// The model must outlive it and have a head "loss".
+  TrainingStep(models::Model& model, const TrainOptions& options, at::Device device);
+
+  /// Step number `step` (from 0) over micro-batches of any sizes: the gradient is that of the mean loss over
+  /// all their labels. On Meta batches become Meta, and host values are nominal (loss 1, all finite). Throws
+  /// ValueError when no label counts, and when the loss scale cannot be lowered any more.
+  StepOutcome run(const std::vector<data::Batch>& micro_batches, int64_t step);
+
+  /// Ends in the head "loss"; evaluate() uses it too.
+  parallel::StepRunner& runner() { return runner_; }
+
+  /// Scalars of optimizer and loss scaler; tensors are companions in the table.
+  nlohmann::json optimizer_state() const;
+  nlohmann::json loss_scaler_state() const;  ///< null unless fp16
+  void restore(const nlohmann::json& optimizer, const nlohmann::json& loss_scaler);
+
+ private:
+  const parallel::StepPlan& plan_for(int64_t num_micro_batches);
+  std::vector<parallel::NamedTensors> tensors_of(const std::vector<data::Batch>& micro_batches) const;
+  void update(StepOutcome& outcome, double loss_sum, int64_t step);
+
+  models::Model& model_;
+  TrainOptions options_;
+  at::Device device_;
+  parallel::StepRunner runner_;
+  std::map<int64_t, parallel::StepPlan> plans_;
+  optim::AdamW optimizer_;
+  optim::LossScaler scaler_;
+};
+
+}  // namespace axial::train
