@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder layer. Few passes over memory: heads are views of the fused projection, queries and keys are
+// rotated in one call, biases go into the activation, and residuals into the matrix products.
+#include "axial/models/decoder/layer.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
+
+#include <cmath>
+
+#include "axial/core/check/check.h"
+#include "axial/ops/activation/activation.h"
+#include "axial/ops/attention/attention.h"
+#include "axial/ops/dropout/dropout.h"
+#include "axial/ops/rotary/rotary.h"
+
+namespace axial::models {
+namespace {
+
+std::string layer_name(int64_t index) { return "layer." + std::to_string(index); }
+
+/// Write new entries [B, N, G, D] behind the ones cached, allocating the cache on first use.
+const at::Tensor& append_to_cache(const at::Tensor& fresh, const std::string& name, const char* part,
+                                  parallel::DecodeState& state) {
+  const int64_t batch = fresh.size(0), count = fresh.size(1);
+  AXIAL_CHECK(state.lengths.defined() && state.lengths.dim() == 1 && state.lengths.size(0) == batch &&
+                  state.lengths.scalar_type() == at::kLong && state.lengths.is_cpu(),
+              "decoder", "lengths of the decode state; expected [{}] int64 on the host", batch);
+  at::Tensor& cache = state.blocks[name][part];
+  if (!cache.defined())
+    cache = at::empty({batch, state.capacity, fresh.size(2), fresh.size(3)}, fresh.options());
+  AXIAL_CHECK(cache.size(0) == batch, "decoder", "batch of the decode state; expected {} sequences, got {}",
+              cache.size(0), batch);
+  const auto lengths = state.lengths.accessor<int64_t, 1>();
+  for (int64_t b = 0; b < batch; ++b) {
+    AXIAL_CHECK(lengths[b] >= 0 && lengths[b] + count <= cache.size(1), "decoder",
+                "cache of sequence {} is full; expected at most {} positions, got {}", b, cache.size(1),
+                lengths[b] + count);
+    cache.select(0, b).narrow(0, lengths[b], count).copy_(fresh.select(0, b));
+  }
+  return cache;
+}
+
+}  // namespace
+
+at::Tensor stream_dropout(const at::Tensor& x, double p, const std::string& site,
+                          const parallel::NamedTensors& inputs, const parallel::StepContext& context) {
+  const at::Tensor rows = at::arange(x.size(1), x.options().dtype(at::kLong));
+  return ops::dropout(x, p, context.key.child(site), inputs.at("sample_ids"), rows);
+}
+
+DecoderLayer::DecoderLayer(const DecoderConfig& config, int64_t index, ParameterScope& scope)
+    : name_(layer_name(index)),
+      heads_(config.num_heads),
+      kv_heads_(config.num_kv_heads),
+      head_dim_(config.head_dim),
+      parallel_residual_(config.parallel_residual),
+      gated_(config.gated()),
+      dropout_(config.residual_dropout),
+      activation_(config.activation_kind()) {
+  const std::string prefix = "layers." + std::to_string(index) + ".";
+  const int64_t width = config.hidden_size;
+  const double std = config.init_std;
+  const double into_stream =
+      config.scaled_residual_init ? std / std::sqrt(2.0 * static_cast<double>(config.num_layers)) : std;
+
+  attention_norm_ = Norm::declare(scope, prefix + "attention_norm", config.norm, width, config.norm_eps);
+  qkv_ = Linear::declare(scope, prefix + "attention.qkv", width, (heads_ + 2 * kv_heads_) * head_dim_,
+                         config.qkv_bias, std);
+  out_ = Linear::declare(scope, prefix + "attention.out", heads_ * head_dim_, width, config.out_bias,
+                         into_stream);
+  ffn_norm_ = Norm::declare(scope, prefix + "ffn_norm", config.norm, width, config.norm_eps);
+  up_ = Linear::declare(scope, prefix + (gated_ ? "ffn.gate_up" : "ffn.up"), width,
+                        (gated_ ? 2 : 1) * config.ffn_size, config.ffn_bias, std);
+  down_ = Linear::declare(scope, prefix + "ffn.down", config.ffn_size, width, config.ffn_bias, into_stream);
+  if (config.position == PositionKind::kRotary)
+    inv_freq_ = at::tensor(config.rotary.frequencies(head_dim_), at::kDouble);
+  if (config.position == PositionKind::kAlibi) alibi_slopes_ = models::alibi_slopes(heads_);
+}
+
+at::Tensor DecoderLayer::forward(const parallel::NamedTensors& inputs,
+                                 const parallel::StepContext& context) const {
+  const at::Tensor& hidden = inputs.at("hidden");
+  const at::Tensor x = hidden.flatten(0, 1);
+  const bool drops = context.training && dropout_ > 0.0;
+  const at::Tensor attended = attend(attention_norm_(x), inputs, context);
+  if (parallel_residual_ && !drops) {
+    return add_two(x, out_, attended, down_, feed(ffn_norm_(x))).view(hidden.sizes());
+  }
+  const at::Tensor y = join(x, out_, attended, ".attention", inputs, context);
+  const at::Tensor fed = feed(ffn_norm_(parallel_residual_ ? x : y));
+  return join(y, down_, fed, ".ffn", inputs, context).view(hidden.sizes());
+}
+
+at::Tensor DecoderLayer::join(const at::Tensor& stream, const Linear& projection, const at::Tensor& branch,
+                              const std::string& site, const parallel::NamedTensors& inputs,
+                              const parallel::StepContext& context) const {
+  if (!context.training || dropout_ == 0.0) return projection.add_to(stream, branch);
+  const at::Tensor full = projection(branch).view(inputs.at("hidden").sizes());
+  return stream_dropout(full, dropout_, name_ + site, inputs, context).flatten(0, 1).add_(stream);
+}
+
+at::Tensor DecoderLayer::attend(const at::Tensor& x, const parallel::NamedTensors& inputs,
+                                const parallel::StepContext& context) const {
+  const at::Tensor heads = qkv_(x).view({x.size(0), heads_ + 2 * kv_heads_, head_dim_});
+  at::Tensor q, k, v;
+  if (inv_freq_.defined()) {
+    // Queries and keys lie side by side: one rotation for both, one concatenation in the backward pass.
+    const auto parts = heads.split_with_sizes({heads_ + kv_heads_, kv_heads_}, 1);
+    const auto rotated = ops::rotary(parts[0], inputs.at("positions").flatten(), inv_freq_)
+                             .split_with_sizes({heads_, kv_heads_}, 1);
+    q = rotated[0], k = rotated[1], v = parts[1];
+  } else {
+    const auto parts = heads.split_with_sizes({heads_, kv_heads_, kv_heads_}, 1);
+    q = parts[0], k = parts[1], v = parts[2];
+  }
+  if (context.decode) return attend_cached(q, k, v, inputs.at("hidden").size(0), *context.decode);
+  return ops::segment_attention(q, k, v, inputs.at("segments"), alibi_slopes_, std::nullopt).flatten(1);
+}
+
+at::Tensor DecoderLayer::attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                       int64_t batch, parallel::DecodeState& state) const {
+  const auto per_sequence = [&](const at::Tensor& x) {
+    return x.detach().unflatten(0, {batch, x.size(0) / batch});
+  };
+  const at::Tensor& keys = append_to_cache(per_sequence(k), name_, "k", state);
+  const at::Tensor& values = append_to_cache(per_sequence(v), name_, "v", state);
+  return ops::cached_attention(per_sequence(q), keys, values, state.lengths, alibi_slopes_, std::nullopt)
+      .view({q.size(0), heads_ * head_dim_});
+}
+
+at::Tensor DecoderLayer::feed(const at::Tensor& x) const {
+  if (gated_) return ops::gated_activation(up_(x), activation_);
+  const std::optional<at::Tensor> bias = up_.bias ? std::optional(up_.bias->value) : std::nullopt;
+  return ops::activation(up_.without_bias(x), bias, activation_);
+}
+
+}  // namespace axial::models

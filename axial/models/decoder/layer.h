@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// One decoder layer: attention and feed-forward around a residual stream. Used by decoder.cpp as a block.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <string>
+
+#include "axial/models/common/layers.h"
+#include "axial/models/decoder/config.h"
+#include "axial/parallel/block/block.h"
+
+namespace axial::models {
+
+/// Dropout of the residual stream of a [B, L, C] batch; `site` names the place, so every place draws its own.
+at::Tensor stream_dropout(const at::Tensor& x, double p, const std::string& site,
+                          const parallel::NamedTensors& inputs, const parallel::StepContext& context);
+
+/// Sequential: y = x + attention(norm(x)); y + ffn(norm(y)). Parallel: x + attention(norm(x)) +
+/// ffn(norm'(x)).
+///
+/// Parameters under `layers.<i>.`: attention_norm, attention.qkv [(H + 2G) D, C] with rows of all query
+/// heads, then key heads, then value heads; attention.out [C, H D]; ffn_norm; ffn.up [F, C], or ffn.gate_up
+/// [2F, C] with the gate first; ffn.down [C, F].
+class DecoderLayer {
+ public:
+  DecoderLayer(const DecoderConfig& config, int64_t index, ParameterScope& scope);
+
+  /// hidden [B, L, C] -> [B, L, C]. Reads "segments" [S + 1], with rotary "positions" [B, L], with dropout
+  /// "sample_ids" [B]. While decoding the layer's keys and values are kept in context.decode under `name()`,
+  /// written at lengths[b]; "segments" is not read then.
+  at::Tensor forward(const parallel::NamedTensors& inputs, const parallel::StepContext& context) const;
+
+  const std::string& name() const { return name_; }
+
+ private:
+  /// [T, C] -> heads joined, [T, H * D], before the output projection.
+  at::Tensor attend(const at::Tensor& x, const parallel::NamedTensors& inputs,
+                    const parallel::StepContext& context) const;
+  at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t batch,
+                           parallel::DecodeState& state) const;
+  /// [T, C] -> [T, F], before the down projection.
+  at::Tensor feed(const at::Tensor& x) const;
+  /// stream + branch, with dropout on the branch while training.
+  at::Tensor join(const at::Tensor& stream, const Linear& projection, const at::Tensor& branch,
+                  const std::string& site, const parallel::NamedTensors& inputs,
+                  const parallel::StepContext& context) const;
+
+  std::string name_;
+  int64_t heads_, kv_heads_, head_dim_;
+  bool parallel_residual_, gated_;
+  double dropout_;
+  kernels::Activation activation_;
+  Norm attention_norm_, ffn_norm_;
+  Linear qkv_, out_, up_, down_;
+  at::Tensor inv_freq_;                     // [R / 2] fp64 on the host; undefined: no rotary
+  std::optional<at::Tensor> alibi_slopes_;  // [H] fp32 on the host
+};
+
+}  // namespace axial::models
