@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "axial/core/check/check.h"
+#include "axial/models/decoder/hugging_face.h"
 #include "axial/models/decoder/layer.h"
 #include "axial/ops/cross_entropy/cross_entropy.h"
 #include "axial/ops/embedding/embedding.h"
@@ -122,6 +123,7 @@ Model build_decoder(const DecoderConfig& config) {
 void register_decoder(ModelRegistry& registry) {
   ModelEntry entry;
   entry.build = [](const nlohmann::json& settings) { return build_decoder(read_decoder_config(settings)); };
+  entry.hugging_face = decoder_hugging_face();
   registry.add("decoder", std::move(entry));
 }
 
