@@ -90,8 +90,11 @@ class Run {
 
  private:
   void check_batch(size_t m) const {
-    for (const StreamValue& value : s_.stream.values) {
+    for (size_t v = 0; v < s_.stream.values.size(); ++v) {
+      const StreamValue& value = s_.stream.values[v];
       if (value.producer != kFromBatch) break;
+      // A head that needs no labels runs without them.
+      if (!value.is_read && !s_.wanted.contains(static_cast<int64_t>(v))) continue;
       const auto found = batches_[m].find(value.name);
       AXIAL_CHECK(found != batches_[m].end() && found->second.defined(), kOp,
                   "micro-batch {} lacks the tensor '{}'", m, value.name);

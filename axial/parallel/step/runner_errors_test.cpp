@@ -106,6 +106,15 @@ std::string train_blocks(Chain& chain, const NamedTensors& batch) {
   });
 }
 
+TEST(StepRunner, BatchTensorsThatNoBlockReadsMayBeMissing) {
+  Chain chain(1);
+  std::vector<std::string> names = Chain::batch_names();
+  names.emplace_back("unread");
+  StepRunner runner(chain.blocks, chain.table, names);
+  EXPECT_NO_THROW(runner.infer(chain.batch(2, 1), {}, {"h"}));
+  EXPECT_THROW(runner.infer(chain.batch(2, 1), {}, {"unread"}), ValueError);
+}
+
 TEST(StepRunnerErrors, BatchesAndOutputsThatLackATensor) {
   Chain chain(1);
   NamedTensors batch = chain.batch(2, 1);

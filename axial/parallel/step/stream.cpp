@@ -31,7 +31,7 @@ Stream build_stream(const std::vector<Block>& blocks, const std::vector<std::str
   Stream stream;
   for (const std::string& name : batch_names) {
     stream.last[name] = static_cast<int64_t>(stream.values.size());
-    stream.values.push_back({name, kFromBatch, false});
+    stream.values.push_back({.name = name});
   }
   for (size_t b = 0; b < blocks.size(); ++b) {
     const Block& block = blocks[b];
@@ -49,13 +49,15 @@ Stream build_stream(const std::vector<Block>& blocks, const std::vector<std::str
              block.name, name, fmt::join(known, ", "), did_you_mean(name, known));
       }
       stream.reads.back().push_back(found->second);
+      stream.values[static_cast<size_t>(found->second)].is_read = true;
       needs_gradient |= stream.values[static_cast<size_t>(found->second)].needs_gradient;
     }
     stream.writes.emplace_back();
     for (const std::string& name : block.outputs) {
       stream.last[name] = static_cast<int64_t>(stream.values.size());
       stream.writes.back().push_back(stream.last[name]);
-      stream.values.push_back({name, static_cast<int64_t>(b), needs_gradient});
+      stream.values.push_back(
+          {.name = name, .producer = static_cast<int64_t>(b), .needs_gradient = needs_gradient});
     }
   }
   return stream;

@@ -19,6 +19,7 @@ struct StreamValue {
   std::string name;
   int64_t producer = kFromBatch;  ///< block that writes it
   bool needs_gradient = false;    ///< parameters stand before it; of floating dtypes only
+  bool is_read = false;           ///< by a block
 };
 
 /// Versions and who reads and writes them.
