@@ -48,7 +48,7 @@ void warn_of_shared_files(const std::vector<OpenedGroup>& groups, GenomeReport& 
       const auto [at, fresh] = owner.emplace(std::filesystem::canonical(file, error), g);
       if (!fresh && at->second != g) {
         report.warnings.push_back(
-            fmt::format("file '{}' is in more than one group of the mixture", file.string()));
+            fmt::format("file '{}' is in more than one group of the data", file.string()));
       }
     }
   }
@@ -98,8 +98,38 @@ std::vector<RecordRef> side_of(const AllRecords& all, const Split& split, uint8_
   return out;
 }
 
+// The last group validates as it was asked to; nothing is drawn.
+Split given_split(const AllRecords& all, int32_t validation_group) {
+  Split split;
+  for (size_t i = 0; i < all.refs.size(); ++i) {
+    const bool validates = all.refs[i].store == validation_group;
+    split.validation.push_back(validates ? 1 : 0);
+    split.report.validation_records += validates ? 1 : 0;
+    split.report.validation_tokens += validates ? all.tokens[i] : 0;
+  }
+  return split;
+}
+
+RecordWalk walk_over(std::vector<std::shared_ptr<const TokenStore>> stores, std::vector<RecordRef> records) {
+  return [stores = std::move(stores), records = std::move(records)](const auto& on_record) {
+    std::vector<int32_t> ids;
+    for (const RecordRef& ref : records) {
+      const TokenStore& store = *stores[static_cast<size_t>(ref.store)];
+      ids.resize(static_cast<size_t>(store.length(ref.record)));
+      store.copy<int32_t>(ref.record, 0, ids);
+      on_record(ids);
+    }
+  };
+}
+
+std::string content_of(const AllRecords& all, const Split& split) {
+  std::vector<uint64_t> words = all.hashes;
+  for (size_t i = 0; i < words.size(); ++i) words[i] = words[i] * 2 + split.validation[i];
+  return hash_bytes(std::as_bytes(std::span(words)));
+}
+
 std::unique_ptr<RowSource> make_train(const std::vector<std::shared_ptr<const TokenStore>>& stores,
-                                      const std::vector<OpenedGroup>& groups, const AllRecords& all,
+                                      std::span<const OpenedGroup> groups, const AllRecords& all,
                                       const Split& split, const PackedSourceOptions& packing,
                                       GenomeReport& report) {
   std::vector<std::unique_ptr<RowSource>> sources;
@@ -165,16 +195,25 @@ GenomeData open_genome_data(const GenomeDataOptions& options, uint64_t seed,
     groups.push_back(open_group(group, *data.tokenizer, options.cache, report));
     stores.push_back(groups.back().opened.store);
   }
+  const size_t num_train = groups.size();
+  if (!options.validation_files.empty()) {
+    groups.push_back(open_group({options.validation_files, 0}, *data.tokenizer, options.cache, report));
+    stores.push_back(groups.back().opened.store);
+  }
   warn_of_shared_files(groups, report);
   for (std::string& warning : warnings_of(report.counts, options.tokenizer)) {
     report.warnings.push_back(std::move(warning));
   }
   const AllRecords all = all_records(groups);
-  Split split = split_groups(groups, all, *data.tokenizer, options.split, seed);
+  Split split = groups.size() > num_train ? given_split(all, static_cast<int32_t>(num_train))
+                                          : split_groups(groups, all, *data.tokenizer, options.split, seed);
+  report.content = content_of(all, split);
+  data.train_records = walk_over(stores, side_of(all, split, 0, -1));
+  data.validation_records = walk_over(stores, side_of(all, split, 1, -1));
   for (const std::string& note : split.report.notes) report.warnings.push_back("split: " + note);
 
   PackedSourceOptions packing{options.sequence_length, options.stride, true, seed, layout};
-  data.train = make_train(stores, groups, all, split, packing, report);
+  data.train = make_train(stores, std::span(groups).first(num_train), all, split, packing, report);
   report.train_rows = data.train->num_rows();
   report.train_tokens = data.train->num_tokens();
   report.train_fill = fill_of(*data.train);

@@ -3,7 +3,10 @@
 // Training, evaluation, scoring and embedding commands start here.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,6 +32,7 @@ struct GenomeGroup {
 struct GenomeDataOptions {
   std::vector<std::string> files;
   std::vector<GenomeGroup> mixture;
+  std::vector<std::string> validation_files;
   TokenizerOptions tokenizer;
   int64_t sequence_length = 2048;
   int64_t stride = 0;
@@ -38,6 +42,8 @@ struct GenomeDataOptions {
   void fields(V& v) {
     v("files", files, "FASTA files, folders or patterns; plain, gzip or zstd");
     v("mixture", mixture, "groups of files with weights, instead of files");
+    v("validation_files", validation_files,
+      "files that validate; all records of the others then train and split is not used");
     v("tokenizer", tokenizer, "how sequences become tokens");
     v("sequence_length", sequence_length, "tokens per row");
     v("stride", stride,
@@ -49,10 +55,15 @@ struct GenomeDataOptions {
   void validate() const;  ///< throws ValueError
 };
 
+/// Hands the token ids of record after record to its argument; may be called again.
+using RecordWalk = std::function<void(const std::function<void(std::span<const int32_t>)>&)>;
+
 /// What open_genome_data gives.
 struct GenomeData {
   std::unique_ptr<RowSource> train;
   std::unique_ptr<RowSource> validation;  ///< null when nothing validates; rows in storage order
+  RecordWalk train_records;               ///< whole records of each side, for baselines that count
+  RecordWalk validation_records;
   std::shared_ptr<const Tokenizer> tokenizer;
   GenomeReport report;
 };

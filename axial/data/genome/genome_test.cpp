@@ -34,6 +34,36 @@ std::string random_fasta(uint64_t seed, uint64_t records, uint64_t codons) {
   return text;
 }
 
+TEST(Genome, GivenValidationFilesReplaceTheSplit) {
+  const TempFolder folder;
+  folder.write("train.fa", random_fasta(1, 30, 20));
+  folder.write("held.fa", random_fasta(2, 7, 20));
+  GenomeDataOptions options{.files = {(folder.path() / "train.fa").string()}, .cache = "none"};
+  options.sequence_length = 16;
+  options.validation_files = {(folder.path() / "held.fa").string()};
+  const GenomeData data = open_genome_data(options, 1);
+  const auto count = [](const RecordWalk& walk) {
+    std::pair<int64_t, int64_t> records_and_labels{0, 0};
+    walk([&](std::span<const int32_t> ids) {
+      EXPECT_EQ(ids.front(), SpecialIds::kBegin);
+      records_and_labels.first += 1;
+      records_and_labels.second += static_cast<int64_t>(ids.size()) - 1;
+    });
+    return records_and_labels;
+  };
+  EXPECT_EQ(count(data.train_records).first, 30);
+  EXPECT_EQ(count(data.validation_records).first, 7);
+  EXPECT_EQ(data.report.split.validation_records, 7);
+  // The walk predicts what the rows predict: every token but the first of its record.
+  double labels = 0;
+  for (int64_t r = 0; r < data.validation->num_rows(); ++r) labels += data.validation->rows(r, 1).weight;
+  EXPECT_EQ(labels, static_cast<double>(count(data.validation_records).second));
+  const std::string content = data.report.content;
+  EXPECT_EQ(open_genome_data(options, 2).report.content, content);
+  folder.write("held.fa", random_fasta(3, 7, 20));
+  EXPECT_NE(open_genome_data(options, 1).report.content, content);
+}
+
 TEST(Genome, BadInputIsAnErrorOrACountedWarning) {
   const TempFolder folder;
   std::filesystem::create_directory(folder.path() / "empty");

@@ -23,6 +23,7 @@ struct GenomeReport {
   int64_t validation_tokens = 0;
   double validation_fill = 0;
   int64_t cut_records = 0;  ///< longer than a row
+  std::string content;      ///< hash over the sequences and sides of all records: equal means equal rows
   std::vector<std::string> caches;
   std::vector<std::string> warnings;  ///< for the user to act on or to know
 
