@@ -5,6 +5,7 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
+#include <csignal>
 #include <cstdio>
 #include <new>
 
@@ -65,6 +66,7 @@ int run_program(int argc, char** argv) {
   app.footer("Start with:\n  axial train recipes/genome_25m.yaml --data genes.fasta --out runs/first");
   CommandRegistry registry(app);
   register_all(registry);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file too large is an error of the write, not a death
   try {
     app.parse(argc, argv);
     set_log_level(level);

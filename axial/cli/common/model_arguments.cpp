@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shared arguments of eval, score, generate, embed, export and info.
+#include "axial/cli/common/model_arguments.h"
+
+#include <ATen/Parallel.h>
+
+#include <fmt/format.h>
+
+#include "axial/core/check/check.h"
+#include "axial/core/log/log.h"
+
+namespace axial::cli {
+namespace {
+
+at::ScalarType scalar_type(const std::string& name) {
+  if (name == "fp64") return at::kDouble;
+  if (name == "fp32") return at::kFloat;
+  return name == "bf16" ? at::kBFloat16 : at::kHalf;
+}
+
+}  // namespace
+
+void ModelArguments::declare(CLI::App& command) {
+  command.add_option("CKPT", path, "run folder, checkpoint folder or Hugging Face folder")->required();
+  command.add_option("--precision", precision, "of the computation")
+      ->check(CLI::IsMember({"fp64", "fp32", "bf16", "fp16"}))
+      ->capture_default_str();
+  command.add_option("--checkpoint", checkpoint, "of a run folder: best (by validation) or last")
+      ->check(CLI::IsMember({"best", "last"}))
+      ->capture_default_str();
+  command.add_option("--threads", threads, "0: all cores")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+}
+
+train::LoadedModel ModelArguments::load() const {
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+  train::LoadOptions options;
+  options.dtype = scalar_type(precision);
+  options.which = checkpoint == "best" ? train::WhichCheckpoint::kBest : train::WhichCheckpoint::kLast;
+  return train::load_model(path, models::all_models(), options);
+}
+
+std::unique_ptr<data::Tokenizer> tokenizer_of(const train::LoadedModel& loaded) {
+  AXIAL_CHECK(!loaded.tokenizer.is_null(), "load",
+              "{} carries no tokenizer; expected axial_tokenizer.json in the folder (axial export writes it)",
+              loaded.source);
+  return data::tokenizer_from_json(loaded.tokenizer);
+}
+
+data::GenomeRecords open_records(const std::vector<std::string>& files, const train::LoadedModel& loaded) {
+  data::GenomeRecords records = data::open_genome_records(files, tokenizer_of(loaded)->options());
+  for (const std::string& warning : records.report().warnings) log()->warn("{}", warning);
+  return records;
+}
+
+void print_report(const data::GenomeReport& report) {
+  for (const std::string& line : report.lines()) fmt::print("{}\n", line);
+  std::fflush(stdout);
+  for (const std::string& warning : report.warnings) log()->warn("{}", warning);
+}
+
+void declare_data(CLI::App& command, std::vector<std::string>& files) {
+  command.add_option("--data", files, "FASTA files (plain, gzip, zstd), folders or patterns")->required();
+}
+
+void declare_out(CLI::App& command, std::filesystem::path& out, const std::string& what) {
+  command.add_option("--out", out, what)->required();
+}
+
+void make_parent(const std::filesystem::path& path) {
+  const std::filesystem::path parent = path.parent_path();
+  if (parent.empty()) return;
+  std::error_code error;
+  std::filesystem::create_directories(parent, error);
+  if (error) fail<IoError>("out", "cannot create folder '{}': {}", parent.string(), error.message());
+}
+
+}  // namespace axial::cli

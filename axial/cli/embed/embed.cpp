@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// `axial embed`: one vector per record, as .npy with the ids beside it.
+#include <fmt/format.h>
+
+#include "axial/cli/common/model_arguments.h"
+#include "axial/cli/common/registry.h"
+#include "axial/core/file/atomic_writer.h"
+#include "axial/core/progress/progress.h"
+#include "axial/train/infer/embed.h"
+#include "axial/train/infer/npy.h"
+
+namespace axial::cli {
+namespace {
+
+struct Arguments {
+  ModelArguments model;
+  std::vector<std::string> data;
+  train::WindowOptions windows;
+  std::filesystem::path out;
+};
+
+std::filesystem::path ids_path(const std::filesystem::path& out) {
+  std::filesystem::path path = out;
+  return path.replace_extension(".ids.txt");
+}
+
+int run(const Arguments& arguments) {
+  train::LoadedModel loaded = arguments.model.load();
+  const data::GenomeRecords records = open_records(arguments.data, loaded);
+  Progress progress({.label = "embed", .unit = "records", .total = records.size()});
+  make_parent(arguments.out);
+  AtomicWriter ids(ids_path(arguments.out));
+  std::unique_ptr<train::NpyWriter> rows;  // made at the first record, which tells the width
+  const auto on_embedding = [&](const std::string& id, std::span<const float> embedding) {
+    if (!rows)
+      rows = std::make_unique<train::NpyWriter>(arguments.out, static_cast<int64_t>(embedding.size()));
+    rows->write_row(embedding);
+    ids.write(id + "\n");
+    progress.advance(1);
+  };
+  train::Embedder embedder(loaded.model, arguments.windows,
+                           {data::SpecialIds::kBegin, data::SpecialIds::kEnd}, on_embedding);
+  for (int64_t i = 0; i < records.size(); ++i) {
+    data::GenomeRecord record = records.record(i);
+    embedder.add(std::move(record.name), {record.tokens.begin(), record.tokens.end()});
+  }
+  embedder.finish();
+  rows->finish();
+  ids.commit();
+  progress.finish();
+  fmt::print("{} embeddings -> {}, ids -> {}\n", rows->rows(), arguments.out.string(),
+             ids_path(arguments.out).string());
+  return 0;
+}
+
+}  // namespace
+
+void register_embed(CommandRegistry& registry) {
+  registry.add("embed", "Mean-pooled hidden state per record", [](CLI::App& command) {
+    auto arguments = std::make_shared<Arguments>();
+    arguments->model.declare(command);
+    declare_data(command, arguments->data);
+    declare_out(command, arguments->out,
+                ".npy file, float32 [records, hidden]; ids go to <name>.ids.txt beside it");
+    command.add_option("--window", arguments->windows.window,
+                       "tokens per window of long records; 0: the model's longest");
+    command.add_option("--overlap", arguments->windows.overlap,
+                       "tokens that windows share; -1: half a window");
+    command.add_option("--batch-tokens", arguments->windows.batch_tokens, "tokens run together")
+        ->capture_default_str();
+    command.footer("Example:\n  axial embed runs/yeast --data genes.fasta --out genes.npy");
+    return [arguments] { return run(*arguments); };
+  });
+}
+
+}  // namespace axial::cli

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+// `axial eval`: validation perplexity of a model beside baselines that only count, fitted on the training
+// split, and beside the truth where genes were simulated.
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "axial/cli/common/model_arguments.h"
+#include "axial/cli/common/registry.h"
+#include "axial/core/check/check.h"
+#include "axial/core/file/file.h"
+#include "axial/core/progress/progress.h"
+#include "axial/data/ngram/baselines.h"
+#include "axial/data/simulate/simulate.h"
+#include "axial/train/evaluate/evaluate.h"
+#include "axial/train/recipe/run_recipe.h"
+#include "axial/train/run_folder/run_folder.h"
+#include "axial/train/trainer/report.h"
+
+namespace axial::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using data::BaselineRow;
+
+struct Arguments {
+  ModelArguments model;
+  std::vector<std::string> data;
+  std::vector<std::string> validation_data;
+  std::optional<double> validation_fraction;
+  int64_t seed = 0;
+  int64_t batch = 8;
+  int64_t max_order = 6;
+  fs::path truth;
+  fs::path json;
+};
+
+// The run folder that a path lies in: itself, or the owner of a checkpoint. Empty when there is none.
+fs::path run_folder_of(const fs::path& path) {
+  for (const fs::path& folder : {path, fs::absolute(path).parent_path().parent_path()}) {
+    if (fs::exists(folder / train::kRecipeFile)) return folder;
+  }
+  return {};
+}
+
+/// Which records are judged, and the seed of their split.
+struct Question {
+  data::GenomeDataOptions data;
+  uint64_t seed = 0;
+};
+
+// A run's own recipe says how its data was split; other folders take the defaults and the command line.
+Question question_of(const Arguments& arguments, const fs::path& run_folder,
+                     const train::LoadedModel& loaded) {
+  Question question;
+  question.seed = static_cast<uint64_t>(arguments.seed);
+  if (!run_folder.empty()) {
+    const fs::path path = run_folder / train::kRecipeFile;
+    const auto recipe = recipe::parse<train::RunRecipe>(recipe::load_text(read_file(path), path.string()));
+    question.data = recipe.data;
+    question.seed = static_cast<uint64_t>(recipe.train.seed);
+  } else {
+    question.data.tokenizer = tokenizer_of(loaded)->options();
+    question.data.sequence_length = loaded.model.config.value("max_positions", question.data.sequence_length);
+    AXIAL_CHECK(!arguments.data.empty(), "eval", "{} has no recipe; expected --data", loaded.source);
+  }
+  if (!arguments.data.empty()) {
+    question.data.files = arguments.data;
+    question.data.mixture.clear();
+    question.data.validation_files.clear();
+  }
+  if (!arguments.validation_data.empty()) question.data.validation_files = arguments.validation_data;
+  if (arguments.validation_fraction) question.data.split.validation_fraction = *arguments.validation_fraction;
+  return question;
+}
+
+BaselineRow model_row(train::LoadedModel& loaded, const data::GenomeData& genomes, int64_t batch) {
+  parallel::StepRunner runner(loaded.model.blocks_with("loss"), *loaded.model.parameters,
+                              loaded.model.batch_names);
+  Progress progress({.label = "eval", .unit = "rows", .total = genomes.validation->num_rows()});
+  train::EvaluateOptions options;
+  options.batch = batch;
+  options.on_rows = [&](int64_t rows) { progress.update(rows); };
+  const train::Evaluation evaluation = train::evaluate(runner, *genomes.validation, options);
+  progress.finish();
+  return data::make_baseline_row("model", evaluation.loss * evaluation.weight,
+                                 static_cast<int64_t>(evaluation.weight));
+}
+
+data::BaselineTable baseline_rows(const data::GenomeData& genomes, int64_t max_order) {
+  Progress counting({.label = "count n-grams", .unit = "tokens", .total = genomes.report.tokens});
+  const auto model =
+      data::NgramModel::fit(genomes.train_records, genomes.tokenizer->vocab_size(), {.order = max_order},
+                            [&](int64_t tokens) { counting.update(tokens); });
+  counting.finish();
+  Progress judging(
+      {.label = "judge n-grams", .unit = "tokens", .total = genomes.report.split.validation_tokens});
+  data::BaselineOptions options;
+  options.max_order = max_order;
+  data::BaselineTable table = data::compute_baselines(model, genomes.validation_records, options,
+                                                      [&](int64_t tokens) { judging.update(tokens); });
+  judging.finish();
+  return table;
+}
+
+BaselineRow truth_row(const data::GenomeData& genomes, const fs::path& sidecar) {
+  const data::CodonProcess process = data::load_process(sidecar);
+  double nats = 0;
+  int64_t tokens = 0;
+  genomes.validation_records([&](std::span<const int32_t> ids) {
+    const data::TrueLikelihood truth = process.true_log_likelihood(genomes.tokenizer->decode(ids));
+    nats += truth.nats;
+    tokens += truth.tokens;
+  });
+  return data::make_baseline_row("truth", nats, tokens);
+}
+
+nlohmann::json to_json(const BaselineRow& row) {
+  return {{"name", row.name},
+          {"perplexity", row.perplexity},
+          {"nats", row.nats},
+          {"bits", row.bits},
+          {"tokens", row.tokens}};
+}
+
+void draw_curve(const fs::path& run_folder, const data::BaselineTable& table) {
+  if (run_folder.empty()) return;
+  std::vector<train::CurveBaseline> lines;
+  for (const BaselineRow& row : table.rows) {
+    if (row.name == "unigram" || row.name == "truth") lines.push_back({row.name, row.nats});
+  }
+  lines.push_back({"best n-gram: " + table.best_ngram().name, table.best_ngram().nats});
+  train::write_loss_curve(run_folder, run_folder.filename().string(), lines);
+  fmt::print("curve: {}\n", (run_folder / "loss.svg").string());
+}
+
+int run(const Arguments& arguments) {
+  train::LoadedModel loaded = arguments.model.load();
+  const fs::path run_folder = run_folder_of(arguments.model.path);
+  const Question question = question_of(arguments, run_folder, loaded);
+  const data::GenomeData genomes = data::open_genome_data(question.data, question.seed);
+  print_report(genomes.report);
+  AXIAL_CHECK(genomes.validation != nullptr, "eval",
+              "no record validates; expected split.validation_fraction above 0 or --validation-data");
+  AXIAL_CHECK(genomes.tokenizer->to_json() == loaded.tokenizer, "eval",
+              "the data is encoded otherwise than the model's; expected {}, got {}", loaded.tokenizer.dump(),
+              genomes.tokenizer->to_json().dump());
+  data::BaselineTable table = baseline_rows(genomes, arguments.max_order);
+  table.rows.push_back(model_row(loaded, genomes, arguments.batch));
+  const int64_t tokens = table.rows.back().tokens;
+  if (!arguments.truth.empty()) table.rows.push_back(truth_row(genomes, arguments.truth));
+  for (const BaselineRow& row : table.rows) {
+    AXIAL_CHECK(row.tokens == tokens, "eval", "row '{}' judges other tokens than the model: {} and {}",
+                row.name, row.tokens, tokens);
+  }
+  fmt::print("\n{}: {} validation tokens\n{}\n", loaded.source, tokens, table.render());
+  if (!arguments.json.empty()) {
+    nlohmann::json report{{"source", loaded.source}, {"tokens", tokens}, {"rows", nlohmann::json::array()}};
+    for (const BaselineRow& row : table.rows) report["rows"].push_back(to_json(row));
+    make_parent(arguments.json);
+    write_file_atomically(arguments.json, report.dump(1) + "\n");
+  }
+  draw_curve(run_folder, table);
+  return 0;
+}
+
+}  // namespace
+
+void register_eval(CommandRegistry& registry) {
+  registry.add("eval", "Perplexity beside baselines that only count", [](CLI::App& command) {
+    auto arguments = std::make_shared<Arguments>();
+    arguments->model.declare(command);
+    command.add_option("--data", arguments->data,
+                       "FASTA files; split as the run's recipe says. Default: the run's own");
+    command.add_option("--validation-data", arguments->validation_data,
+                       "judge these records; --data only fits baselines");
+    command.add_option("--validation-fraction", arguments->validation_fraction,
+                       "share of the records that is judged");
+    command.add_option("--seed", arguments->seed, "of the split, where there is no recipe")
+        ->capture_default_str();
+    command.add_option("--batch", arguments->batch, "rows per pass")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    command.add_option("--max-order", arguments->max_order, "longest n-gram")
+        ->check(CLI::Range(2, 10))
+        ->capture_default_str();
+    command.add_option("--truth", arguments->truth,
+                       "JSON of `axial simulate genomes`: adds the true perplexity");
+    command.add_option("--json", arguments->json, "also write the table here");
+    command.footer(
+        "Examples:\n"
+        "  axial eval runs/yeast --data yeast.fasta --json eval.json\n"
+        "  axial eval hf_folder --data yeast.fasta --validation-fraction 0.1\n"
+        "Perplexity is per predicted token: every codon and the end of each record.");
+    return [arguments] { return run(*arguments); };
+  });
+}
+
+}  // namespace axial::cli

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// `axial generate`: new sequences from a model, as FASTA.
+#include "axial/train/infer/generate.h"
+
+#include <fmt/format.h>
+
+#include "axial/cli/common/model_arguments.h"
+#include "axial/cli/common/registry.h"
+#include "axial/core/check/check.h"
+#include "axial/core/file/atomic_writer.h"
+#include "axial/core/progress/progress.h"
+
+namespace axial::cli {
+namespace {
+
+struct Arguments {
+  ModelArguments model;
+  train::GenerateOptions options;
+  std::string prompt;
+  bool through_stops = false;
+  std::filesystem::path out;
+};
+
+train::GenerateIds ids_of(const Arguments& arguments, const data::Tokenizer& tokenizer) {
+  train::GenerateIds ids;
+  ids.prompt = tokenizer.encode_prompt(arguments.prompt);
+  AXIAL_CHECK(
+      !ids.prompt.empty(), "generate",
+      "nothing to start from: this tokenizer has no begin token; expected --prompt with at least one token");
+  for (int32_t id = 0; id < data::SpecialIds::kCount; ++id) ids.special.push_back(id);
+  ids.end = {data::SpecialIds::kEnd};
+  if (!arguments.through_stops) ids.stop = tokenizer.stop_ids();
+  return ids;
+}
+
+const char* reason(train::Generated::Stop stop) {
+  if (stop == train::Generated::Stop::kEnd) return "end";
+  return stop == train::Generated::Stop::kStopToken ? "stop_codon" : "length";
+}
+
+std::string fasta_of(const train::Generated& sequence, const std::string& text) {
+  std::string record =
+      fmt::format(">generated_{} tokens={} log_likelihood={:.4f} stopped_by={}\n", sequence.index,
+                  sequence.ids.size(), sequence.log_likelihood, reason(sequence.stop));
+  constexpr size_t kWidth = 80;
+  for (size_t at = 0; at < text.size(); at += kWidth) record += text.substr(at, kWidth) + "\n";
+  return record;
+}
+
+int run(const Arguments& arguments) {
+  arguments.options.validate();
+  arguments.options.sampling.validate();
+  train::LoadedModel loaded = arguments.model.load();
+  const auto tokenizer = tokenizer_of(loaded);
+  const train::GenerateIds ids = ids_of(arguments, *tokenizer);
+  make_parent(arguments.out);
+  AtomicWriter out(arguments.out);
+  Progress progress({.label = "generate", .unit = "sequences", .total = arguments.options.count});
+  train::generate(loaded.model, ids, arguments.options, [&](const train::Generated& sequence) {
+    std::vector<int32_t> all = ids.prompt;
+    all.insert(all.end(), sequence.ids.begin(), sequence.ids.end());
+    out.write(fasta_of(sequence, tokenizer->decode(all)));
+    progress.advance(1);
+  });
+  out.commit();
+  progress.finish();
+  fmt::print("{} sequences -> {}\n", arguments.options.count, arguments.out.string());
+  return 0;
+}
+
+void declare_sampling(CLI::App& command, Arguments& a) {
+  command.add_option("--count", a.options.count, "sequences")->capture_default_str();
+  command.add_option("--max-tokens", a.options.max_tokens, "new tokens per sequence at most")
+      ->capture_default_str();
+  command.add_option("--min-tokens", a.options.min_tokens, "new tokens before a sequence may stop")
+      ->capture_default_str();
+  command.add_option("--temperature", a.options.sampling.temperature, "0: always the most likely token")
+      ->capture_default_str();
+  command.add_option("--top-k", a.options.sampling.top_k, "keep this many tokens; 0: all")
+      ->capture_default_str();
+  command
+      .add_option("--top-p", a.options.sampling.top_p, "keep the fewest tokens that reach this probability")
+      ->capture_default_str();
+  command.add_option("--seed", a.options.seed, "of all draws")->capture_default_str();
+  command.add_option("--batch", a.options.batch, "sequences decoded together")->capture_default_str();
+}
+
+}  // namespace
+
+void register_generate(CommandRegistry& registry) {
+  registry.add("generate", "New sequences from a model", [](CLI::App& command) {
+    auto arguments = std::make_shared<Arguments>();
+    arguments->model.declare(command);
+    declare_out(command, arguments->out, "FASTA file");
+    command.add_option("--prompt", arguments->prompt,
+                       "bases that every sequence starts with, for example ATG");
+    command.add_flag("--through-stops", arguments->through_stops, "do not stop at a stop codon");
+    declare_sampling(command, *arguments);
+    command.footer(
+        "Examples:\n"
+        "  axial generate runs/yeast --count 100 --prompt ATG --out genes.fasta\n"
+        "  axial generate runs/yeast --temperature 0.8 --top-p 0.95 --seed 7 --out genes.fasta");
+    return [arguments] { return run(*arguments); };
+  });
+}
+
+}  // namespace axial::cli

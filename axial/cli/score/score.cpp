@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// `axial score`: log-likelihood of every record under a model, as TSV.
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "axial/cli/common/model_arguments.h"
+#include "axial/cli/common/registry.h"
+#include "axial/core/file/atomic_writer.h"
+#include "axial/core/progress/progress.h"
+#include "axial/train/infer/score.h"
+
+namespace axial::cli {
+namespace {
+
+struct Arguments {
+  ModelArguments model;
+  std::vector<std::string> data;
+  train::WindowOptions windows;
+  std::filesystem::path out;
+};
+
+int run(const Arguments& arguments) {
+  train::LoadedModel loaded = arguments.model.load();
+  const data::GenomeRecords records = open_records(arguments.data, loaded);
+  Progress progress({.label = "score", .unit = "records", .total = records.size()});
+  make_parent(arguments.out);
+  AtomicWriter out(arguments.out);
+  out.write("id\ttokens\tlog_likelihood\n");
+  double sum = 0, tokens = 0;
+  train::Scorer scorer(loaded.model, arguments.windows, [&](const train::Score& score) {
+    out.write(fmt::format("{}\t{}\t{}\n", score.id, score.tokens, score.log_likelihood));
+    sum += score.log_likelihood;
+    tokens += static_cast<double>(score.tokens);
+    progress.advance(1);
+  });
+  for (int64_t i = 0; i < records.size(); ++i) {
+    data::GenomeRecord record = records.record(i);
+    scorer.add(std::move(record.name), {record.tokens.begin(), record.tokens.end()});
+  }
+  scorer.finish();
+  out.commit();
+  progress.finish();
+  fmt::print("{} records, {:.0f} tokens, perplexity {:.4f} -> {}\n", records.size(), tokens,
+             std::exp(-sum / std::max(tokens, 1.0)), arguments.out.string());
+  return 0;
+}
+
+}  // namespace
+
+void register_score(CommandRegistry& registry) {
+  registry.add("score", "Log-likelihood per record", [](CLI::App& command) {
+    auto arguments = std::make_shared<Arguments>();
+    arguments->model.declare(command);
+    declare_data(command, arguments->data);
+    declare_out(command, arguments->out, "TSV with columns id, tokens, log_likelihood (natural logarithm)");
+    command.add_option("--window", arguments->windows.window,
+                       "tokens per window of long records; 0: the model's longest");
+    command.add_option("--overlap", arguments->windows.overlap,
+                       "tokens that windows share; -1: half a window");
+    command.add_option("--batch-tokens", arguments->windows.batch_tokens, "tokens run together")
+        ->capture_default_str();
+    command.footer("Example:\n  axial score runs/yeast --data variants.fasta --out scores.tsv");
+    return [arguments] { return run(*arguments); };
+  });
+}
+
+}  // namespace axial::cli
