@@ -37,15 +37,16 @@ def axial_seconds(rows: int, length: int, steps: int, threads: int, folder: path
         write_long_genes(fasta, length, 64)
     settings = {
         "train.steps": steps + WARMUP,
-        "train.global_batch": rows,
+        "train.batch": rows,
         "train.micro_batch": rows,
         "train.validate_every": 0,
         "train.checkpoint_every": 0,
+        "data.cache": "none",
         "train.log_every": 1,
         "train.threads": threads,
         "data.sequence_length": length,
-        "data.validation_fraction": 0,
-        "data.eos": "false",
+        "data.split.validation_fraction": 0,
+        "data.tokenizer.eos": "false",
     }
     with tempfile.TemporaryDirectory(dir=folder) as out:
         command = [ROOT / "build/bin/axial", "train", ROOT / "recipes/genome_25m.yaml", "--data", fasta]

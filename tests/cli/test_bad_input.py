@@ -26,8 +26,8 @@ def many(count: int = 40) -> str:
 # name, content of the file (None: do not make it; "dir": a folder), words the error must hold
 REFUSED = [
     ("missing", None, ["bad.fasta", "No such file"]),
-    ("directory", "dir", ["bad.fasta"]),
-    ("empty file", "", ["bad.fasta", "empty"]),
+    ("directory", "dir", ["bad.fasta", "no FASTA file"]),
+    ("empty file", "", ["bad.fasta", "no record"]),
     ("binary", "\x01\x02\x03\x7f" * 50, ["bad.fasta"]),
     ("text that is no sequence", ">a\nThis is a letter to my aunt!\n", ["bad.fasta", ":2"]),
     ("protein", f">p\n{PROTEIN}\n>q\n{PROTEIN}\n", ["protein"]),
@@ -52,10 +52,10 @@ def test_refused_with_the_reason(axial, test_recipe, tmp_path, name, content, wo
 
 # name, text added to a good file, words of the warning
 COUNTED = [
-    ("empty record", ">empty\n", ["1", "empty"]),
-    ("length not a multiple of 3", f">odd\n{GENE}A\n", ["1", "multiple of 3"]),
-    ("record shorter than a codon", ">short\nAT\n", ["1", "shorter"]),
-    ("ambiguous bases", f">n\nATGNNN{GENE}\n", ["ambiguous"]),
+    ("empty record", ">empty\n", ["1 record (empty)", "without a sequence"]),
+    ("length not a multiple of 3", f">odd\n{GENE}A\n", ["1 record", "multiple of 3"]),
+    ("record shorter than a codon", ">short\nAT\n", ["1 record (short)", "shorter"]),
+    ("ambiguous bases", f">n\nATGNNN{GENE}\n", ["unknown"]),
 ]
 
 
