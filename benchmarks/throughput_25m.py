@@ -55,8 +55,8 @@ def axial_seconds(rows: int, length: int, steps: int, threads: int, folder: path
             command += ["--set", f"{key}={value}"]
         subprocess.run([str(c) for c in command], check=True, capture_output=True)
         lines = (pathlib.Path(out) / "run/metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    return [r["step_seconds"] for r in records if "step_seconds" in r][WARMUP:]
+    ends = [r["seconds"] for r in map(json.loads, lines) if r["kind"] == "train"]
+    return [after - before for before, after in zip([0.0, *ends], ends)][WARMUP:]
 
 
 def transformers_seconds(rows: int, length: int, steps: int, threads: int) -> list[float]:
