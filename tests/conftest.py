@@ -3,14 +3,12 @@
 
 import os
 import pathlib
-import random
 import subprocess
 
 import pytest
+from random_genes import write_genes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-STOPS = ("TAA", "TAG", "TGA")
-CODONS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in STOPS]
 
 
 @pytest.fixture(scope="session")
@@ -35,17 +33,6 @@ def axial(axial_program):
         return done
 
     return run
-
-
-def write_genes(path: pathlib.Path, count: int = 60, seed: int = 0, length: int = 40) -> pathlib.Path:
-    """Write coding sequences ATG ... stop with a biased codon usage; returns the path."""
-    rng = random.Random(seed)
-    weights = [rng.random() ** 3 + 0.01 for _ in CODONS]
-    with open(path, "w") as out:
-        for i in range(count):
-            body = rng.choices(CODONS, weights, k=length + rng.randrange(length))
-            out.write(f">gene{i} simulated\n" + "ATG" + "".join(body) + rng.choice(STOPS) + "\n")
-    return path
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import resource
 import shutil
 
 import pytest
-from conftest import write_genes
+from random_genes import write_genes
 
 GENE = "ATG" + "GCTAAAGAA" * 12 + "TAA"
 PROTEIN = "MSKGEELFTGVVPILVELDGDVNGHKFSVSGEGEGDATYGKLTLKFICTTGKLPVPWPTLVTTF"
