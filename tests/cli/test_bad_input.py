@@ -32,7 +32,7 @@ REFUSED = [
     ("text that is no sequence", ">a\nThis is a letter to my aunt!\n", ["bad.fasta", ":2"]),
     ("protein", f">p\n{PROTEIN}\n>q\n{PROTEIN}\n", ["protein"]),
     ("no header", GENE + "\n", ["bad.fasta", ":1"]),
-    ("only records shorter than a codon", ">a\nAT\n>b\nC\n", ["codon"]),
+    ("only records shorter than a codon", ">a\nAT\n>b\nC\n", ["shorter than one token"]),
 ]
 
 

@@ -15,7 +15,7 @@ struct Dropped {
 };
 
 Dropped run(int64_t batch, int64_t tokens, int64_t channels, double p, std::vector<int64_t> samples,
-        std::vector<int64_t> positions, int threads = 1) {
+            std::vector<int64_t> positions, int threads = 1) {
   std::vector<float> x(static_cast<size_t>(batch * tokens * channels), 3.0f);
   Dropped r{std::vector<float>(x.size() + 1, -7.0f), {}};
   DropoutParams params{DType::kF32, batch,          tokens,           channels, p,
