@@ -135,7 +135,7 @@ def test_full_disk_keeps_the_old_checkpoint(axial, test_recipe, genes, tmp_path)
     axial("train", test_recipe, "--data", genes, "--out", run, "--set", "train.steps=8")
 
 
-def test_checkpoint_of_another_architecture_and_newer_format(axial, trained, genes, tmp_path):
+def test_tampered_checkpoint_is_refused_by_name(axial, trained, genes, tmp_path):
     run, _ = trained
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -144,8 +144,18 @@ def test_checkpoint_of_another_architecture_and_newer_format(axial, trained, gen
     index["format_version"] = 999
     (checkpoint / "index.json").write_text(json.dumps(index))
     done = axial("score", checkpoint, "--data", genes, "--out", tmp_path / "s.tsv", check=False)
-    assert done.returncode == 1 and "999" in done.stderr
+    assert done.returncode == 1 and "index.json" in done.stderr
     assert not (tmp_path / "s.tsv").exists()
+
+
+def test_checkpoint_of_another_architecture(axial, test_recipe, trained):
+    run, fasta = trained
+    before = sorted(p.name for p in (run / "checkpoints").iterdir())
+    done = axial(
+        "train", test_recipe, "--data", fasta, "--out", run, "--set", "model.hidden_size=48", check=False
+    )
+    assert done.returncode == 1 and "hidden_size" in done.stderr
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == before
 
 
 @pytest.mark.parametrize("command", ["eval", "score", "generate", "embed", "export", "info"])

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-KILLS = int(os.environ.get("AXIAL_KILLS", "6"))
-STEPS = 60
+KILLS = int(os.environ.get("AXIAL_KILLS", "4"))
+STEPS = 30
 
 
 def command(program, recipe, genes, run) -> list[str]:
