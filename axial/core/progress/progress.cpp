@@ -60,11 +60,11 @@ Progress::Progress(ProgressOptions options) : options_(std::move(options)) {
               "total {} and start {}; expected both to be at least 0", options_.total, options_.start);
   if (!options_.clock) options_.clock = steady_seconds;
   style_ = options_.style;
-  if (style_ == ProgressStyle::automatic) {
+  if (style_ == ProgressStyle::kAutomatic) {
     const bool terminal = ::isatty(::fileno(options_.stream)) != 0;
-    style_ = terminal ? ProgressStyle::terminal : ProgressStyle::plain;
+    style_ = terminal ? ProgressStyle::kTerminal : ProgressStyle::kPlain;
   }
-  if (style_ == ProgressStyle::terminal) set_before_log(clear_drawn_line);
+  if (style_ == ProgressStyle::kTerminal) set_before_log(clear_drawn_line);
   done_ = options_.start;
   started_ = now_ = last_drawn_ = options_.clock();
   window_.push_back({started_, done_});
@@ -72,7 +72,7 @@ Progress::Progress(ProgressOptions options) : options_(std::move(options)) {
 
 Progress::~Progress() {
   const std::lock_guard lock(line_mutex);
-  if (drawn_on == options_.stream && !finished_ && style_ == ProgressStyle::terminal) {
+  if (drawn_on == options_.stream && !finished_ && style_ == ProgressStyle::kTerminal) {
     write_now(options_.stream, "\n");
     drawn_on = nullptr;
   }
@@ -97,8 +97,8 @@ void Progress::finish(std::string_view note) {
   if (finished_) return;
   finished_ = true;
   now_ = options_.clock();
-  if (style_ == ProgressStyle::quiet) return;
-  const bool terminal = style_ == ProgressStyle::terminal;
+  if (style_ == ProgressStyle::kQuiet) return;
+  const bool terminal = style_ == ProgressStyle::kTerminal;
   const std::string text = line(note, true, std::string::npos);
   write_now(options_.stream, fmt::format("{}{}\n", terminal ? kClearLine : "", text));
   if (terminal) drawn_on = nullptr;
@@ -113,8 +113,8 @@ void Progress::record(int64_t done, double now) {
 }
 
 void Progress::draw(std::string_view note) {
-  if (style_ == ProgressStyle::quiet) return;
-  const bool terminal = style_ == ProgressStyle::terminal;
+  if (style_ == ProgressStyle::kQuiet) return;
+  const bool terminal = style_ == ProgressStyle::kTerminal;
   const double interval = terminal ? options_.terminal_interval_s : options_.plain_interval_s;
   if (now_ - last_drawn_ < interval) return;
   last_drawn_ = now_;
@@ -157,7 +157,7 @@ std::string Progress::line(std::string_view note, bool last, size_t width) const
   if (options_.total > 0) {
     const double share =
         std::clamp(static_cast<double>(done_) / static_cast<double>(options_.total), 0.0, 1.0);
-    if (!last && style_ == ProgressStyle::terminal) text += bar(share) + " ";
+    if (!last && style_ == ProgressStyle::kTerminal) text += bar(share) + " ";
     text += fmt::format("{}/{} {} ({:.0f}%)", with_commas(done_), with_commas(options_.total), options_.unit,
                         std::floor(share * 100));
   } else {

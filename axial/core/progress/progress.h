@@ -14,8 +14,8 @@
 
 namespace axial {
 
-/// How progress is shown. `automatic` asks the stream whether it is a terminal.
-enum class ProgressStyle { automatic, terminal, plain, quiet };
+/// How progress is shown. `kAutomatic` asks the stream whether it is a terminal.
+enum class ProgressStyle { kAutomatic, kTerminal, kPlain, kQuiet };
 
 /// What a Progress counts and where it writes.
 struct ProgressOptions {
@@ -25,7 +25,7 @@ struct ProgressOptions {
   int64_t start = 0;                 ///< done before this process (resume); not part of the rate
   double plain_interval_s = 5.0;     ///< time between two lines when not on a terminal
   double terminal_interval_s = 0.1;  ///< time between two redraws on a terminal
-  ProgressStyle style = ProgressStyle::automatic;
+  ProgressStyle style = ProgressStyle::kAutomatic;
   std::FILE* stream = stderr;     ///< not owned; must outlive the Progress
   std::function<double()> clock;  ///< seconds, never falling; empty: the steady clock
 };
@@ -62,7 +62,7 @@ class Progress {
   std::string line(std::string_view note, bool last, size_t width) const;
 
   ProgressOptions options_;
-  ProgressStyle style_ = ProgressStyle::quiet;
+  ProgressStyle style_ = ProgressStyle::kQuiet;
   std::deque<Sample> window_;
   double started_ = 0;
   double now_ = 0;

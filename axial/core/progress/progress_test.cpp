@@ -44,7 +44,7 @@ class ProgressTest : public testing::Test {
 };
 
 TEST_F(ProgressTest, PlainLinesComeAtTheInterval) {
-  Progress progress(options(ProgressStyle::plain, 1000));
+  Progress progress(options(ProgressStyle::kPlain, 1000));
   for (int step = 1; step <= 12; ++step) {
     time_ += 1.0;
     progress.update(step * 10, "loss 3.50");
@@ -57,7 +57,7 @@ TEST_F(ProgressTest, PlainLinesComeAtTheInterval) {
 }
 
 TEST_F(ProgressTest, TheRateLeavesOutWhatWasDoneBefore) {
-  auto o = options(ProgressStyle::quiet, 1000);
+  auto o = options(ProgressStyle::kQuiet, 1000);
   o.start = 900;
   Progress progress(o);
   time_ += 10;
@@ -69,7 +69,7 @@ TEST_F(ProgressTest, TheRateLeavesOutWhatWasDoneBefore) {
 }
 
 TEST_F(ProgressTest, TheRateFollowsAChangeOfSpeed) {
-  Progress progress(options(ProgressStyle::quiet, 0));
+  Progress progress(options(ProgressStyle::kQuiet, 0));
   int64_t done = 0;
   for (int i = 0; i < 100; ++i) time_ += 1, progress.update(done += 100);
   for (int i = 0; i < 30; ++i) time_ += 1, progress.update(done += 10);
@@ -78,7 +78,7 @@ TEST_F(ProgressTest, TheRateFollowsAChangeOfSpeed) {
 }
 
 TEST_F(ProgressTest, ATerminalLineIsRewrittenAndCut) {
-  Progress progress(options(ProgressStyle::terminal, 100));
+  Progress progress(options(ProgressStyle::kTerminal, 100));
   time_ += 1;
   progress.update(50, std::string(200, 'x'));
   time_ += 1;
@@ -91,7 +91,7 @@ TEST_F(ProgressTest, ATerminalLineIsRewrittenAndCut) {
 
 TEST_F(ProgressTest, AnUnfinishedTerminalLineIsClosed) {
   {
-    Progress progress(options(ProgressStyle::terminal, 100));
+    Progress progress(options(ProgressStyle::kTerminal, 100));
     time_ += 1;
     progress.update(1);
   }
@@ -101,7 +101,7 @@ TEST_F(ProgressTest, AnUnfinishedTerminalLineIsClosed) {
 }
 
 TEST_F(ProgressTest, AMessageClearsTheLineFirst) {
-  Progress progress(options(ProgressStyle::terminal, 100));
+  Progress progress(options(ProgressStyle::kTerminal, 100));
   time_ += 1;
   progress.update(1);
   log()->warn("(expected by a test) a message between two redraws");
@@ -110,7 +110,7 @@ TEST_F(ProgressTest, AMessageClearsTheLineFirst) {
 }
 
 TEST_F(ProgressTest, ManyThreadsLoseNoCount) {
-  Progress progress(options(ProgressStyle::plain, 4000));
+  Progress progress(options(ProgressStyle::kPlain, 4000));
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&] {
@@ -122,7 +122,7 @@ TEST_F(ProgressTest, ManyThreadsLoseNoCount) {
 }
 
 TEST_F(ProgressTest, BadOptionsAreRefused) {
-  auto o = options(ProgressStyle::plain, -1);
+  auto o = options(ProgressStyle::kPlain, -1);
   EXPECT_THROW(Progress{o}, ValueError);
 }
 

@@ -17,7 +17,7 @@ size_t width_of(const std::string& text) {
 
 void append_cell(std::string& line, const std::string& cell, size_t width, Align align) {
   const std::string padding(width - width_of(cell), ' ');
-  line += align == Align::left ? cell + padding : padding + cell;
+  line += align == Align::kLeft ? cell + padding : padding + cell;
 }
 
 }  // namespace

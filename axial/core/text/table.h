@@ -8,18 +8,18 @@
 namespace axial {
 
 /// Where the text of a column stands.
-enum class Align { left, right };
+enum class Align { kLeft, kRight };
 
 /// Collects rows of cells and renders them with aligned columns, two spaces apart, no trailing spaces.
 ///
-///   TextTable table({{"model"}, {"perplexity", Align::right}});
+///   TextTable table({{"model"}, {"perplexity", Align::kRight}});
 ///   table.add_row({"uniform", "62.00"});
 ///   fmt::print("{}", table.render());
 class TextTable {
  public:
   struct Column {
     std::string title;
-    Align align = Align::left;
+    Align align = Align::kLeft;
   };
 
   explicit TextTable(std::vector<Column> columns);

@@ -9,7 +9,7 @@ namespace axial {
 namespace {
 
 TEST(TextTable, AlignsColumns) {
-  TextTable table({{"model"}, {"perplexity", Align::right}, {"note"}});
+  TextTable table({{"model"}, {"perplexity", Align::kRight}, {"note"}});
   table.add_row({"uniform", "62.00", ""});
   table.add_rule();
   table.add_row({"\xce\xb1-gram", "7.5", "best"});

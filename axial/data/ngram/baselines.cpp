@@ -188,10 +188,10 @@ const BaselineRow& BaselineTable::best_ngram() const {
 
 std::string BaselineTable::render() const {
   TextTable text({{"model"},
-                  {"perplexity", Align::right},
-                  {"nats/token", Align::right},
-                  {"bits/token", Align::right},
-                  {"tokens", Align::right}});
+                  {"perplexity", Align::kRight},
+                  {"nats/token", Align::kRight},
+                  {"bits/token", Align::kRight},
+                  {"tokens", Align::kRight}});
   for (const BaselineRow& row : rows) {
     text.add_row({row.name, fmt::format("{:.3f}", row.perplexity), fmt::format("{:.4f}", row.nats),
                   fmt::format("{:.4f}", row.bits), with_commas(row.tokens)});

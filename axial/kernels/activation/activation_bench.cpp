@@ -30,7 +30,8 @@ BENCHMARK(BM_ActivationForward)->ArgsProduct({{0, 1, 2, 3}, {0, 1}});
 
 void BM_ActivationBackward(benchmark::State& state) {
   const auto& impl = activation_backward_table()[static_cast<size_t>(state.range(1))];
-  const std::vector<float> x = bench::filled(kRows * kCols), dy = x, bias = bench::filled(kCols);
+  const std::vector<float> x = bench::filled(kRows * kCols), bias = bench::filled(kCols);
+  const std::vector<float>& dy = x;
   std::vector<float> dx(x.size()), dbias(bias.size());
   ActivationBackward params{.kind = static_cast<Activation>(state.range(0)),
                             .rows = kRows,

@@ -9,7 +9,8 @@ namespace {
 void BM_NormForward(benchmark::State& state) {
   const int64_t rows = state.range(0), cols = state.range(1);
   const auto& impl = norm_forward_table()[static_cast<size_t>(state.range(2))];
-  const std::vector<float> x = bench::filled(rows * cols), weight = bench::filled(cols), bias = weight;
+  const std::vector<float> x = bench::filled(rows * cols), weight = bench::filled(cols);
+  const std::vector<float>& bias = weight;
   std::vector<float> y(x.size()), mean(static_cast<size_t>(rows)), rstd = mean;
   const NormForward params{.rows = rows,
                            .cols = cols,
@@ -30,7 +31,8 @@ BENCHMARK(BM_NormForward)->ArgsProduct({{2048}, {512, 4096}, {0, 1}});
 void BM_NormBackward(benchmark::State& state) {
   const int64_t rows = state.range(0), cols = state.range(1);
   const auto& impl = norm_backward_table()[static_cast<size_t>(state.range(2))];
-  const std::vector<float> x = bench::filled(rows * cols), dy = x, weight = bench::filled(cols);
+  const std::vector<float> x = bench::filled(rows * cols), weight = bench::filled(cols);
+  const std::vector<float>& dy = x;
   const std::vector<float> mean(static_cast<size_t>(rows), 0.0f), rstd(static_cast<size_t>(rows), 1.0f);
   std::vector<float> dx(x.size()), dweight(static_cast<size_t>(cols)), dbias = dweight;
   NormBackward params{.rows = rows,
