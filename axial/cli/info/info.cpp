@@ -39,7 +39,7 @@ void print_config(const nlohmann::json& config, const std::string& indent) {
 }
 
 void print_parameters(const parallel::ParameterTable& parameters) {
-  TextTable table({{"parameter"}, {"shape"}, {"elements", Align::right}});
+  TextTable table({{"parameter"}, {"shape"}, {"elements", Align::kRight}});
   for (const auto& row : parameters.rows()) {
     table.add_row({row->spec.name, fmt::format("[{}]", fmt::join(row->spec.shape, ", ")),
                    with_commas(row->value.numel())});

@@ -53,7 +53,7 @@ nlohmann::json identity_of(const data::GenomeReport& report) {
 
 void print_summary(const TrainResult& result, const models::Model& model,
                    const std::filesystem::path& curve) {
-  TextTable table({{"run"}, {"", Align::right}});
+  TextTable table({{"run"}, {"", Align::kRight}});
   table.add_row({"parameters", with_commas(model.parameters->num_elements())});
   table.add_row({"steps", with_commas(result.step)});
   if (result.skipped_steps > 0) table.add_row({"skipped steps", with_commas(result.skipped_steps)});
