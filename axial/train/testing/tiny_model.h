@@ -4,6 +4,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 #include <string>
@@ -139,7 +140,7 @@ inline models::ModelRegistry tiny_registry() {
   };
   entry.hugging_face.import_weights = [](const nlohmann::json&, const auto& get, const auto&,
                                          parallel::ParameterTable& table) {
-    const at::NoGradGuard no_grad;
+    const c10::NoGradGuard no_grad;
     for (const auto& row : table.rows()) row->value.copy_(get("hf." + row->spec.name));
   };
   entry.hugging_face.export_weights = [](const nlohmann::json&, const std::string&,
