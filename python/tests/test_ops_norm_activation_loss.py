@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.ops.axial from Python: norms, activations and the loss pass torch's own operator checks."""
+"""torch.ops.axial from Python: norms, activations, the loss and linear pass torch's own operator checks."""
 
 import pytest
 import torch
@@ -34,6 +34,8 @@ def differentiable():
         yield "gated_activation", (leaf(3, 34), kind)
     yield "activation", (leaf(2, 5, 17, dtype=torch.bfloat16), None, "silu")
     yield "cross_entropy", (x, labels())
+    yield "linear", (x, leaf(4, 17), leaf(4), leaf(2, 5, 4))
+    yield "linear", (leaf(200, 120), leaf(130, 120), None, None)
 
 
 def internal():

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared layers. The residual is the starting value of the product (beta = 1 of the matrix multiply), so
-// adding a branch to the stream costs no pass of its own.
+// Shared layers. The residual goes into the product (ops/linear), so adding a branch to the stream costs
+// no pass of its own.
 #include "axial/models/common/layers.h"
 
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/tensor.h>
 
 #include <cmath>
 #include <utility>
 
 #include "axial/ops/layer_norm/layer_norm.h"
+#include "axial/ops/linear/linear.h"
 #include "axial/ops/rms_norm/rms_norm.h"
 
 namespace axial::models {
@@ -35,16 +34,18 @@ Linear Linear::declare(ParameterScope& scope, const std::string& name, int64_t i
   return linear;
 }
 
-at::Tensor Linear::operator()(const at::Tensor& x) const {
-  return bias ? at::linear(x, weight->value, bias->value) : at::linear(x, weight->value);
+std::optional<at::Tensor> Linear::bias_value() const {
+  return bias ? std::optional(bias->value) : std::nullopt;
 }
 
-at::Tensor Linear::without_bias(const at::Tensor& x) const { return at::linear(x, weight->value); }
+at::Tensor Linear::operator()(const at::Tensor& x) const {
+  return ops::linear(x, weight->value, bias_value());
+}
+
+at::Tensor Linear::without_bias(const at::Tensor& x) const { return ops::linear(x, weight->value); }
 
 at::Tensor Linear::add_to(const at::Tensor& residual, const at::Tensor& x) const {
-  at::Tensor y = at::addmm(residual, x, weight->value.t());
-  if (bias) y.add_(bias->value);
-  return y;
+  return ops::linear(x, weight->value, bias_value(), residual);
 }
 
 Norm Norm::declare(ParameterScope& scope, const std::string& name, Kind kind, int64_t channels, double eps) {
@@ -61,18 +62,6 @@ Norm Norm::declare(ParameterScope& scope, const std::string& name, Kind kind, in
 at::Tensor Norm::operator()(const at::Tensor& x) const {
   if (kind == Kind::kRmsNorm) return ops::rms_norm(x, weight->value, eps);
   return ops::layer_norm(x, weight->value, bias->value, eps);
-}
-
-at::Tensor add_two(const at::Tensor& residual, const Linear& first, const at::Tensor& a, const Linear& second,
-                   const at::Tensor& b) {
-  at::Tensor y = at::addmm(residual, a, first.weight->value.t());
-  y.addmm_(b, second.weight->value.t());
-  if (first.bias && second.bias) {
-    y.add_(first.bias->value + second.bias->value);
-  } else if (first.bias || second.bias) {
-    y.add_((first.bias ? first.bias : second.bias)->value);
-  }
-  return y;
 }
 
 at::Tensor alibi_slopes(int64_t heads) {

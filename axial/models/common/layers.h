@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,8 +47,10 @@ struct Linear {
   at::Tensor operator()(const at::Tensor& x) const;
   /// The product alone, for callers that fuse the bias into what follows.
   at::Tensor without_bias(const at::Tensor& x) const;
-  /// residual + x W^T + b in one product and at most one more pass; residual [T, out] is left as it is.
+  /// residual + x W^T + b in one product; residual [T, out] is left as it is.
   at::Tensor add_to(const at::Tensor& residual, const at::Tensor& x) const;
+
+  std::optional<at::Tensor> bias_value() const;
 };
 
 /// Normalisation over the last dim.
@@ -65,10 +68,6 @@ struct Norm {
 
   at::Tensor operator()(const at::Tensor& x) const;
 };
-
-/// residual + a A^T + bias_A + b B^T + bias_B with one output buffer: two branches that read the same input.
-at::Tensor add_two(const at::Tensor& residual, const Linear& first, const at::Tensor& a, const Linear& second,
-                   const at::Tensor& b);
 
 /// Slopes of ALiBi for any number of heads, [heads] fp32 on the host (Press et al., 2022).
 at::Tensor alibi_slopes(int64_t heads);

@@ -83,11 +83,7 @@ at::Tensor DecoderLayer::forward(const parallel::NamedTensors& inputs,
                                  const parallel::StepContext& context) const {
   const at::Tensor& hidden = inputs.at("hidden");
   const at::Tensor x = hidden.flatten(0, 1);
-  const bool drops = context.training && dropout_ > 0.0;
   const at::Tensor attended = attend(attention_norm_(x), inputs, context);
-  if (parallel_residual_ && !drops) {
-    return add_two(x, out_, attended, down_, feed(ffn_norm_(x))).view(hidden.sizes());
-  }
   const at::Tensor y = join(x, out_, attended, ".attention", inputs, context);
   const at::Tensor fed = feed(ffn_norm_(parallel_residual_ ? x : y));
   return join(y, down_, fed, ".ffn", inputs, context).view(hidden.sizes());
@@ -132,8 +128,7 @@ at::Tensor DecoderLayer::attend_cached(const at::Tensor& q, const at::Tensor& k,
 
 at::Tensor DecoderLayer::feed(const at::Tensor& x) const {
   if (gated_) return ops::gated_activation(up_(x), activation_);
-  const std::optional<at::Tensor> bias = up_.bias ? std::optional(up_.bias->value) : std::nullopt;
-  return ops::activation(up_.without_bias(x), bias, activation_);
+  return ops::activation(up_.without_bias(x), up_.bias_value(), activation_);
 }
 
 }  // namespace axial::models
