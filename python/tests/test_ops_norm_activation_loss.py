@@ -34,7 +34,11 @@ def differentiable():
         yield "gated_activation", (leaf(3, 34), kind)
     yield "activation", (leaf(2, 5, 17, dtype=torch.bfloat16), None, "silu")
     yield "cross_entropy", (x, labels())
-    yield "linear", (x, leaf(4, 17), leaf(4), leaf(2, 5, 4))
+
+
+def twice_differentiable():
+    """Those whose backward has a gradient of its own."""
+    yield "linear", (leaf(2, 5, 17), leaf(4, 17), leaf(4), leaf(2, 5, 4))
     yield "linear", (leaf(200, 120), leaf(130, 120), None, None)
 
 
@@ -54,7 +58,7 @@ def internal():
     yield "token_log_likelihood", (leaf(2, 5, 17).detach(), labels())
 
 
-@pytest.mark.parametrize(("name", "args"), [*differentiable(), *internal()])
+@pytest.mark.parametrize(("name", "args"), [*differentiable(), *twice_differentiable(), *internal()])
 def test_opcheck(name, args):
     """Schema, autograd registration, fake tensors and tracing with symbolic shapes."""
     torch.library.opcheck(getattr(OPS, name).default, args)

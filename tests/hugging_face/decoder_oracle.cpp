@@ -46,7 +46,8 @@ void run(const fs::path& folder, const ModelEntry& entry, const Model& model, co
                          {"labels", axial::train::read_tensor(file, "labels")},
                          {"positions", at::arange(length, at::kLong).repeat({rows, 1})},
                          {"segments", at::arange(rows + 1, at::kLong) * length},
-                         {"sample_ids", at::arange(rows, at::kLong)}};
+                         {"sample_ids", at::arange(rows, at::kLong)},
+                         {"row_positions", at::arange(length, at::kLong)}};
   for (const auto& block : model.trunk) {
     for (auto& [name, tensor] : block.forward(stream, {})) stream[name] = tensor;
   }

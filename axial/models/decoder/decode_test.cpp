@@ -19,7 +19,8 @@ at::Tensor full_logits(const Model& model, const at::Tensor& tokens) {
   return run_blocks(model.blocks_with("logits"), {{"tokens", tokens.unsqueeze(0)},
                                                   {"positions", at::arange(length, at::kLong).unsqueeze(0)},
                                                   {"segments", at::tensor({int64_t{0}, length}, at::kLong)},
-                                                  {"sample_ids", at::zeros({1}, at::kLong)}})
+                                                  {"sample_ids", at::zeros({1}, at::kLong)},
+                                                  {"row_positions", at::arange(length, at::kLong)}})
       .at("logits")[0];
 }
 

@@ -36,7 +36,7 @@ Block embed_block(const DecoderConfig& config, parallel::ParameterTable& table) 
   const double dropout = config.embedding_dropout;
   Block block{"embed", {"tokens"}, {"hidden"}, scope.names(), {}};
   if (positions) block.inputs.emplace_back("positions");
-  if (dropout > 0.0) block.inputs.emplace_back("sample_ids");
+  if (dropout > 0.0) block.inputs.insert(block.inputs.end(), {"sample_ids", "row_positions"});
   block.forward = [=](const NamedTensors& inputs, const StepContext& context) {
     at::Tensor hidden = ops::embedding(tokens->value, inputs.at("tokens"));
     if (positions) hidden.add_(ops::embedding(positions->value, inputs.at("positions")));
@@ -52,7 +52,7 @@ Block layer_block(const DecoderConfig& config, int64_t index, parallel::Paramete
   const auto layer = std::make_shared<const DecoderLayer>(config, index, scope);
   Block block{layer->name(), {"hidden", "segments"}, {"hidden"}, scope.names(), {}};
   if (config.position == PositionKind::kRotary) block.inputs.emplace_back("positions");
-  if (config.residual_dropout > 0.0) block.inputs.emplace_back("sample_ids");
+  if (config.residual_dropout > 0.0) block.inputs.insert(block.inputs.end(), {"sample_ids", "row_positions"});
   block.forward = [layer](const NamedTensors& inputs, const StepContext& context) {
     return NamedTensors{{"hidden", layer->forward(inputs, context)}};
   };
@@ -110,7 +110,7 @@ Model build_decoder(const DecoderConfig& config) {
   model.type = "decoder";
   model.config = recipe::options_to_json(config);
   model.parameters = std::make_unique<parallel::ParameterTable>();
-  model.batch_names = {"tokens", "labels", "positions", "segments", "sample_ids"};
+  model.batch_names = {"tokens", "labels", "positions", "segments", "sample_ids", "row_positions"};
   model.trunk.push_back(embed_block(config, *model.parameters));
   for (int64_t i = 0; i < config.num_layers; ++i) {
     model.trunk.push_back(layer_block(config, i, *model.parameters));

@@ -107,7 +107,8 @@ inline parallel::NamedTensors packed_batch(const std::vector<int64_t>& lengths, 
           {"labels", shaped(labels)},
           {"positions", shaped(positions)},
           {"segments", at::tensor(segments, at::kLong)},
-          {"sample_ids", at::arange(rows, at::kLong)}};
+          {"sample_ids", at::arange(rows, at::kLong)},
+          {"row_positions", at::arange(row_length, at::kLong)}};
 }
 
 /// Run blocks one after the other over a growing set of named tensors.

@@ -7,6 +7,7 @@
 
 #include "axial/core/check/check.h"
 #include "axial/models/decoder/decoder_case.h"
+#include "axial/models/decoder/layer.h"
 
 namespace axial::models {
 namespace {
@@ -64,7 +65,8 @@ TEST_P(Decoder, PackedRecordsEqualSeparateOnes) {
         {"tokens", packed.at("tokens").flatten().narrow(0, begin, length).unsqueeze(0)},
         {"positions", at::arange(length, at::kLong).unsqueeze(0)},
         {"segments", at::tensor({int64_t{0}, length}, at::kLong)},
-        {"sample_ids", at::zeros({1}, at::kLong)}};
+        {"sample_ids", at::zeros({1}, at::kLong)},
+        {"row_positions", at::arange(length, at::kLong)}};
     const at::Tensor logits = run_blocks(model.blocks_with("logits"), alone).at("logits").flatten(0, 1);
     EXPECT_TRUE(at::allclose(logits, together.narrow(0, begin, length), 1e-12, 1e-12));
     begin += length;
@@ -135,7 +137,22 @@ TEST_P(Decoder, DropoutBelongsToKeyAndSample) {
   for (const char* name : {"tokens", "positions", "sample_ids"})
     second[name] = batch.at(name).narrow(0, 1, 1);
   second["segments"] = at::tensor({int64_t{0}, int64_t{12}}, at::kLong);
+  second["row_positions"] = batch.at("row_positions");
   EXPECT_TRUE(at::allclose(logits(second, 1, true), first.narrow(0, 1, 1), 1e-12, 1e-12));
+}
+
+// A rank that holds a part of the row draws what the whole row draws there.
+TEST(StreamDropout, PartOfARowDrawsItsShare) {
+  const at::Tensor x = at::ones({2, 12, 8}, at::kDouble);
+  const parallel::StepContext context{root_key(3), true, nullptr};
+  const auto drop = [&](const at::Tensor& part, const at::Tensor& places) {
+    return stream_dropout(part, 0.5, "site", {{"sample_ids", at::arange(2)}, {"row_positions", places}},
+                          context);
+  };
+  const at::Tensor whole = drop(x, at::arange(12));
+  for (const at::Tensor& places : {at::arange(5, 12), at::tensor({int64_t{0}, int64_t{11}, int64_t{3}})}) {
+    EXPECT_TRUE(at::equal(drop(x.index_select(1, places), places), whole.index_select(1, places)));
+  }
 }
 
 TEST_P(Decoder, SixteenBitStaysNearDouble) {

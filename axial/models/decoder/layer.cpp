@@ -3,7 +3,6 @@
 // rotated in one call, biases go into the activation, and residuals into the matrix products.
 #include "axial/models/decoder/layer.h"
 
-#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
 
@@ -46,8 +45,7 @@ const at::Tensor& append_to_cache(const at::Tensor& fresh, const std::string& na
 
 at::Tensor stream_dropout(const at::Tensor& x, double p, const std::string& site,
                           const parallel::NamedTensors& inputs, const parallel::StepContext& context) {
-  const at::Tensor rows = at::arange(x.size(1), x.options().dtype(at::kLong));
-  return ops::dropout(x, p, context.key.child(site), inputs.at("sample_ids"), rows);
+  return ops::dropout(x, p, context.key.child(site), inputs.at("sample_ids"), inputs.at("row_positions"));
 }
 
 DecoderLayer::DecoderLayer(const DecoderConfig& config, int64_t index, ParameterScope& scope)

@@ -79,7 +79,8 @@ class Group {
             {"labels", at::full({rows, n}, -100, options)},
             {"positions", state_.lengths.unsqueeze(1) + at::arange(n, options).unsqueeze(0)},
             {"segments", at::arange(0, rows * n + 1, n, options)},
-            {"sample_ids", at::zeros({rows}, options)}};
+            {"sample_ids", at::zeros({rows}, options)},
+            {"row_positions", at::arange(n, options)}};
   }
 
   // tokens [B, N] -> logits after the last one, [B, V] float.

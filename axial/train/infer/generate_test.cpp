@@ -32,7 +32,8 @@ at::Tensor logits_after(models::Model& model, const std::vector<int32_t>& ids) {
                                  {"labels", tokens},
                                  {"positions", tokens},
                                  {"segments", tokens},
-                                 {"sample_ids", tokens}},
+                                 {"sample_ids", tokens},
+                                 {"row_positions", tokens}},
                                 {}, {"logits"});  // the tiny model reads tokens alone
   return out.at("logits").select(1, tokens.size(1) - 1).squeeze(0).to(at::kFloat);
 }

@@ -69,7 +69,8 @@ parallel::NamedTensors pack_pieces(const std::vector<PackedPiece>& pieces) {
           {"labels", labels},
           {"positions", positions},
           {"segments", segments},
-          {"sample_ids", at::zeros({1}, options)}};
+          {"sample_ids", at::zeros({1}, options)},
+          {"row_positions", at::arange(total, options)}};
 }
 
 WindowRunner::WindowRunner(models::Model& model, const std::string& head, std::string wanted,

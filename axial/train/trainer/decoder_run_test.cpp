@@ -58,7 +58,8 @@ class PackedSource : public data::BatchSource {
                      {"labels", labels},
                      {"positions", positions},
                      {"segments", at::tensor(borders, options)},
-                     {"sample_ids", at::arange(first, first + count, options)}};
+                     {"sample_ids", at::arange(first, first + count, options)},
+                     {"row_positions", at::arange(kLength, options)}};
     return batch;
   }
 
