@@ -4,7 +4,8 @@
 #   axial_unit([REGISTER] [TORCH_FREE] [TORCH_FREE_FILES file...] [LINK library...])
 #
 # The unit's *.cpp join the layer's shared library, *_test.cpp the layer's test program, *_bench.cpp
-# its benchmark program, *_fuzz.cpp become one libFuzzer program each. REGISTER adds
+# its benchmark program, *_fuzz.cpp become one libFuzzer program each; *.cu are compiled with AXIAL_CUDA
+# (cmake/AxialCuda.cmake). REGISTER adds
 # axial::<layer>::register_<unit>(...) to the table generated for the layer. No shared list is edited.
 #
 # With AXIAL_TORCH=OFF (sanitizers, fuzzing) the layers above kernels keep only their torch-free files:
@@ -22,7 +23,7 @@ function(axial_layer name)
   set(target axial_${name})
   set(AXIAL_LAYER ${name})
   set(AXIAL_LAYER_TORCH ${ARG_TORCH})
-  foreach(kind SOURCES TEST_SOURCES BENCH_SOURCES FUZZ_SOURCES LINKS REGISTERED)
+  foreach(kind SOURCES TEST_SOURCES BENCH_SOURCES FUZZ_SOURCES CUDA_SOURCES LINKS REGISTERED)
     set_property(GLOBAL PROPERTY AXIAL_${name}_${kind} "")
   endforeach()
   file(GLOB unit_lists CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" "*/CMakeLists.txt")
@@ -31,12 +32,16 @@ function(axial_layer name)
     get_filename_component(unit "${unit_list}" DIRECTORY)
     add_subdirectory("${unit}")
   endforeach()
-  foreach(kind SOURCES TEST_SOURCES BENCH_SOURCES FUZZ_SOURCES LINKS REGISTERED)
+  foreach(kind SOURCES TEST_SOURCES BENCH_SOURCES FUZZ_SOURCES CUDA_SOURCES LINKS REGISTERED)
     get_property(${kind} GLOBAL PROPERTY AXIAL_${name}_${kind})
   endforeach()
   if(ARG_REGISTRY)
     _axial_registry(${name} "${REGISTERED}" ${ARG_REGISTRY})
     list(APPEND SOURCES "${PROJECT_BINARY_DIR}/generated/axial/${name}/register_all.cpp")
+  endif()
+
+  if(AXIAL_CUDA AND CUDA_SOURCES)
+    _axial_cuda(${name} ${CUDA_SOURCES})
   endif()
 
   set(deps axial_flags)
@@ -100,11 +105,13 @@ function(axial_unit)
   set(fuzzers ${all})
   list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cpp$")
   list(FILTER all EXCLUDE REGEX "_(test|bench|fuzz)\\.cpp$")
+  file(GLOB_RECURSE cuda CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cu")
   set(p AXIAL_${AXIAL_LAYER})
   set_property(GLOBAL APPEND PROPERTY ${p}_SOURCES ${all})
   set_property(GLOBAL APPEND PROPERTY ${p}_TEST_SOURCES ${tests})
   set_property(GLOBAL APPEND PROPERTY ${p}_BENCH_SOURCES ${benches})
   set_property(GLOBAL APPEND PROPERTY ${p}_FUZZ_SOURCES ${fuzzers})
+  set_property(GLOBAL APPEND PROPERTY ${p}_CUDA_SOURCES ${cuda})
   if(tests OR all OR fuzzers)
     set_property(GLOBAL APPEND PROPERTY ${p}_LINKS ${ARG_LINK})
   endif()
