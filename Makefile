@@ -30,7 +30,7 @@ test: build  ## all fast tests: C++ (ctest) and Python (pytest)
 check-all: build  ## test, and sanitizers, fuzzing, full lint, wheel, slow tests
 	tools/check_all
 
-bench: $(STAMP)  ## the micro-benchmarks
+bench: $(STAMP)  ## micro-benchmarks, and training throughput beside transformers
 	cmake --preset bench
 	cmake --build --preset bench -j $(JOBS)
 	tools/run_benches

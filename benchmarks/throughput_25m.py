@@ -2,7 +2,8 @@
 """Compare training throughput of the 25M genome model with transformers, side by side in one run.
 
 Both sides train on full rows with AdamW, clipping and fp32 on the same number of threads. The two take
-turns, so that a drift of the machine's speed meets both. Figures are medians over all rounds.
+turns, so that a drift of the machine's speed meets both. Figures are medians over all rounds. At the end
+axial's own profile says where its time goes.
 
     python benchmarks/throughput_25m.py [--rounds 3] [--steps 8] [--json FILE]
 """
@@ -30,8 +31,10 @@ def write_long_genes(path: pathlib.Path, length: int, rows: int) -> None:
             out.write(f">r{i}\n{''.join(rng.choices(codons, k=length - 1))}\n")
 
 
-def axial_seconds(rows: int, length: int, steps: int, threads: int, folder: pathlib.Path) -> list[float]:
-    """Seconds per step of `axial train recipes/genome_25m.yaml`, warm-up left out."""
+def axial_run(
+    rows: int, length: int, steps: int, threads: int, folder: pathlib.Path, profile: int = 0
+) -> tuple[list[float], str]:
+    """Seconds per step of `axial train recipes/genome_25m.yaml`, warm-up left out, and what it printed."""
     fasta = folder / f"rows_{length}.fasta"
     if not fasta.exists():
         write_long_genes(fasta, length, 64)
@@ -50,13 +53,19 @@ def axial_seconds(rows: int, length: int, steps: int, threads: int, folder: path
     }
     with tempfile.TemporaryDirectory(dir=folder) as out:
         command = [ROOT / "build/bin/axial", "train", ROOT / "recipes/genome_25m.yaml", "--data", fasta]
-        command += ["--out", pathlib.Path(out) / "run"]
+        command += ["--out", pathlib.Path(out) / "run", "--profile", profile]
         for key, value in settings.items():
             command += ["--set", f"{key}={value}"]
-        subprocess.run([str(c) for c in command], check=True, capture_output=True)
+        done = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True)
         lines = (pathlib.Path(out) / "run/metrics.jsonl").read_text().splitlines()
     ends = [r["seconds"] for r in map(json.loads, lines) if r["kind"] == "train"]
-    return [after - before for before, after in zip([0.0, *ends], ends)][WARMUP:]
+    return [after - before for before, after in zip([0.0, *ends], ends)][WARMUP:], done.stdout
+
+
+def axial_profile(rows: int, length: int, steps: int, threads: int, folder: pathlib.Path) -> str:
+    """The table of `axial train --profile`."""
+    printed = axial_run(rows, length, steps, threads, folder, profile=steps)[1]
+    return printed[printed.index("profile of") :].split("\n\n")[0]
 
 
 def transformers_seconds(rows: int, length: int, steps: int, threads: int) -> list[float]:
@@ -93,7 +102,7 @@ def main() -> None:
             ours, theirs = [], []
             for _ in range(options.rounds):
                 theirs += transformers_seconds(rows, length, options.steps, options.threads)
-                ours += axial_seconds(rows, length, options.steps, options.threads, pathlib.Path(folder))
+                ours += axial_run(rows, length, options.steps, options.threads, pathlib.Path(folder))[0]
             tokens = rows * length
             row = {
                 "rows": rows,
@@ -110,6 +119,10 @@ def main() -> None:
                 f"| {row['axial_tokens_per_second']:.0f} | {row['ratio']:.2f} |",
                 flush=True,
             )
+        for row in results:
+            rows, length = row["rows"], row["length"]
+            row["profile"] = axial_profile(rows, length, options.steps, options.threads, pathlib.Path(folder))
+            print(f"\n{rows} x {length}, {row['profile']}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 

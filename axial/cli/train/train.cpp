@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <memory>
 
 #include "axial/cli/common/model_arguments.h"
 #include "axial/cli/common/registry.h"
@@ -11,6 +12,7 @@
 #include "axial/core/log/log.h"
 #include "axial/core/text/table.h"
 #include "axial/core/text/text.h"
+#include "axial/train/profile/op_profile.h"
 #include "axial/train/recipe/run_recipe.h"
 #include "axial/train/run_folder/run_folder.h"
 #include "axial/train/trainer/trainer.h"
@@ -29,6 +31,35 @@ struct Arguments {
   std::vector<std::string> overrides;
   bool overwrite = false;
   bool keys = false;
+  int64_t profile = 0;
+};
+
+// Measures steps of a run where its ops spend the time, once the first steps have warmed everything up.
+class StepProfile {
+ public:
+  explicit StepProfile(int64_t steps) : steps_(steps) {}
+
+  void after_step() {
+    if (steps_ <= 0) return;
+    done_ += 1;
+    if (done_ == kWarmUp) profile_ = std::make_unique<train::OpProfile>();
+    if (done_ != kWarmUp + steps_) return;
+    text_ = profile_->render(steps_);
+    profile_.reset();
+  }
+
+  void print() const {
+    if (steps_ <= 0) return;
+    if (!text_.empty()) fmt::print("\nprofile of {} steps\n{}", steps_, text_);
+    if (text_.empty()) log()->warn("no profile: the run ended before step {} of it", kWarmUp + steps_);
+  }
+
+ private:
+  static constexpr int64_t kWarmUp = 3;
+  int64_t steps_ = 0;
+  int64_t done_ = 0;
+  std::unique_ptr<train::OpProfile> profile_;
+  std::string text_;
 };
 
 // Save the recipe of a new run; check that a run in the folder is the same one.
@@ -90,6 +121,8 @@ int run(const Arguments& arguments) {
   inputs.data = identity_of(genomes.report);
   inputs.title = arguments.out.filename().string();
 
+  StepProfile profile(arguments.profile);
+  inputs.on_step = [&profile](int64_t, const train::StepOutcome&) { profile.after_step(); };
   make_parent(arguments.out / "x");
   RunFolder folder(arguments.out);
   claim_folder(folder, recipe, arguments.overwrite);
@@ -97,6 +130,7 @@ int run(const Arguments& arguments) {
   if (trainer.resume()) fmt::print("going on after step {}\n", with_commas(trainer.state().step));
   std::fflush(stdout);
   const TrainResult result = trainer.run();
+  profile.print();
   print_summary(result, trainer.model(), folder.path() / "loss.svg");
   if (result.signal == 0) return 0;
   log()->warn("stopped by signal {} after step {}; the same command goes on", result.signal, result.step);
@@ -116,6 +150,9 @@ void register_train(CommandRegistry& registry) {
         ->take_all()
         ->allow_extra_args(false);
     command.add_flag("--overwrite", arguments->overwrite, "replace the run in the folder");
+    command
+        .add_option("--profile", arguments->profile, "measure N steps and print where the time goes, by op")
+        ->check(CLI::NonNegativeNumber);
     command.add_flag("--keys", arguments->keys, "list every key of a recipe with its default and meaning");
     command.footer(
         "Examples:\n"

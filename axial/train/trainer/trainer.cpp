@@ -4,6 +4,7 @@
 #include "axial/train/trainer/trainer.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 
 #include <algorithm>
 
@@ -79,6 +80,7 @@ void Trainer::start_from(const models::Model& trained) {
 }
 
 std::vector<data::Batch> Trainer::next_batches() const {
+  RECORD_USER_SCOPE("data");
   std::vector<data::Batch> out;
   for (int64_t done = 0; done < options_.batch; done += options_.micro_batch) {
     const int64_t rows = std::min(options_.micro_batch, options_.batch - done);

@@ -3,6 +3,7 @@
 #include "axial/train/trainer/training_step.h"
 
 #include <ATen/ATen.h>
+#include <ATen/record_function.h>
 
 #include <cmath>
 
@@ -75,6 +76,7 @@ StepOutcome TrainingStep::run(const std::vector<data::Batch>& micro_batches, int
 }
 
 void TrainingStep::update(StepOutcome& outcome, double loss_sum, int64_t step) {
+  RECORD_USER_SCOPE("optimizer");
   outcome.loss = loss_sum / outcome.weight;
   outcome.grad_norm =
       optim::global_gradient_norm(*model_.parameters, outcome.loss_scale) / outcome.loss_scale;
