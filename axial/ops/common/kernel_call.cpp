@@ -8,8 +8,18 @@
 
 #include <algorithm>
 #include <sstream>
+#include <utility>
 
 namespace axial::ops {
+namespace {
+
+constexpr std::pair<at::ScalarType, DType> kDtypes[] = {
+    {at::kDouble, DType::kF64}, {at::kFloat, DType::kF32}, {at::kBFloat16, DType::kBF16},
+    {at::kHalf, DType::kF16},   {at::kLong, DType::kI64},  {at::kInt, DType::kI32},
+    {at::kShort, DType::kI16},  {at::kChar, DType::kI8},   {at::kByte, DType::kU8},
+    {at::kBool, DType::kBool}};
+
+}  // namespace
 
 ParallelFor torch_parallel_for() {
   return [](int64_t n, int64_t grain, const RangeBody& body) {
@@ -19,33 +29,20 @@ ParallelFor torch_parallel_for() {
 }
 
 DType dtype_of(const at::Tensor& tensor, std::string_view op) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble:
-      return DType::kF64;
-    case at::kFloat:
-      return DType::kF32;
-    case at::kBFloat16:
-      return DType::kBF16;
-    case at::kHalf:
-      return DType::kF16;
-    case at::kLong:
-      return DType::kI64;
-    case at::kInt:
-      return DType::kI32;
-    case at::kShort:
-      return DType::kI16;
-    case at::kChar:
-      return DType::kI8;
-    case at::kByte:
-      return DType::kU8;
-    case at::kBool:
-      return DType::kBool;
-    default:
-      fail<UnsupportedError>(op,
-                             "unsupported dtype; expected float64, float32, bfloat16, float16, int64, int32, "
-                             "int16, int8, uint8 or bool, got {}",
-                             c10::toString(tensor.scalar_type()));
+  for (const auto& [torch, ours] : kDtypes) {
+    if (torch == tensor.scalar_type()) return ours;
   }
+  fail<UnsupportedError>(op,
+                         "unsupported dtype; expected float64, float32, bfloat16, float16, int64, int32, "
+                         "int16, int8, uint8 or bool, got {}",
+                         c10::toString(tensor.scalar_type()));
+}
+
+at::ScalarType scalar_type_of(DType dtype) {
+  for (const auto& [torch, ours] : kDtypes) {
+    if (ours == dtype) return torch;
+  }
+  fail("dtype", "no torch dtype for number {}", static_cast<int>(dtype));
 }
 
 at::ScalarType accumulate_type(at::ScalarType dtype) {

@@ -16,6 +16,9 @@ ParallelFor torch_parallel_for();
 /// Our name of a torch dtype; throws UnsupportedError with the op's name for one that kernels do not know.
 DType dtype_of(const at::Tensor& tensor, std::string_view op);
 
+/// torch's name of our dtype.
+at::ScalarType scalar_type_of(DType dtype);
+
 /// Dtype that sums and row statistics of `dtype` are kept in: fp64 for fp64, else fp32.
 at::ScalarType accumulate_type(at::ScalarType dtype);
 

@@ -22,6 +22,10 @@ TEST(KernelCall, ParallelForCoversEveryPieceOnce) {
 TEST(KernelCall, DtypesMapOneToOne) {
   EXPECT_EQ(dtype_of(at::empty({0}, at::kBFloat16), "t"), DType::kBF16);
   EXPECT_EQ(dtype_of(at::empty({0}, at::kLong), "t"), DType::kI64);
+  for (const DType dtype : {DType::kF64, DType::kF32, DType::kBF16, DType::kF16, DType::kI64, DType::kI32,
+                            DType::kI16, DType::kI8, DType::kU8, DType::kBool}) {
+    EXPECT_EQ(dtype_of(at::empty({0}, scalar_type_of(dtype)), "t"), dtype);
+  }
   EXPECT_THROW(dtype_of(at::empty({0}, at::kComplexFloat), "t"), UnsupportedError);
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "axial/core/text/text.h"
+#include "axial/ops/common/kernel_call.h"
 #include "axial/train/checkpoint/checkpoint.h"
 #include "axial/train/checkpoint/index_json.h"
 #include "axial/train/safetensors/tensor_io.h"
@@ -130,8 +131,8 @@ void load_parameters(const CheckpointIndex& index, CheckpointParts parts,
     if (parts == CheckpointParts::kEverything) {
       AXIAL_CHECK(value.scalar_type() == row->value.scalar_type(), kOp,
                   "'{}': parameter '{}' was saved in another precision; expected {}, got {}",
-                  index.folder.string(), row->spec.name, name_of(dtype_of(row->value.scalar_type())),
-                  name_of(dtype_of(value.scalar_type())));
+                  index.folder.string(), row->spec.name, name_of(ops::dtype_of(row->value, kOp)),
+                  name_of(ops::dtype_of(value, kOp)));
     }
     row->value.copy_(value.view(row->value.sizes()));
     if (parts == CheckpointParts::kValues) {

@@ -2,6 +2,7 @@
 // Writing half of checkpoint.h: shards, then index.json with the hash of itself.
 #include <ATen/ATen.h>
 
+#include "axial/ops/common/kernel_call.h"
 #include "axial/train/checkpoint/checkpoint.h"
 #include "axial/train/checkpoint/index_json.h"
 #include "axial/train/safetensors/tensor_io.h"
@@ -43,8 +44,7 @@ void write_shards(const std::filesystem::path& folder, const std::string& stem, 
     std::vector<std::pair<std::string, at::Tensor>> tensors;
     for (const Item& item : shards[i]) {
       tensors.emplace_back(item.key(), item.tensor);
-      index.parameters[item.parameter].parts[item.part] = {dtype_of(item.tensor.scalar_type()), name,
-                                                           item.key()};
+      index.parameters[item.parameter].parts[item.part] = {ops::dtype_of(item.tensor, kOp), name, item.key()};
     }
     index.files[name] = write_safetensors(folder / name, tensors);
   }

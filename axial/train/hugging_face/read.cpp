@@ -7,6 +7,7 @@
 #include <set>
 
 #include "axial/core/text/text.h"
+#include "axial/ops/common/kernel_call.h"
 #include "axial/train/hugging_face/hugging_face.h"
 #include "axial/train/safetensors/tensor_io.h"
 
@@ -62,7 +63,7 @@ class Weights {
   at::ScalarType floating_type() const {
     for (const std::string& name : available_) {
       const auto& dtype = where_.at(name)->at(name).dtype;
-      if (dtype && at::isFloatingType(scalar_type_of(*dtype))) return scalar_type_of(*dtype);
+      if (dtype && at::isFloatingType(ops::scalar_type_of(*dtype))) return ops::scalar_type_of(*dtype);
     }
     fail(kOp, "'{}' has no floating point weights", folder_.string());
   }

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "axial/core/text/text.h"
+#include "axial/ops/common/kernel_call.h"
 #include "axial/train/hugging_face/hugging_face.h"
 #include "axial/train/safetensors/tensor_io.h"
 
@@ -83,7 +84,7 @@ void write_files(const fs::path& folder, const models::ModelEntry& entry, const 
       model.config, family, *model.parameters,
       [&](const std::string& name, const at::Tensor& tensor) { tensors.emplace_back(name, tensor); });
   AXIAL_CHECK(!tensors.empty(), kOp, "model '{}' gave no weights", model.type);
-  config["torch_dtype"] = name_of(dtype_of(tensors.front().second.scalar_type()));
+  config["torch_dtype"] = name_of(ops::dtype_of(tensors.front().second, kOp));
   write_weights(folder, tensors, shard_bytes);
   if (!tokenizer.is_null()) write_file_atomically(folder / "axial_tokenizer.json", tokenizer.dump(2) + "\n");
   write_file_atomically(folder / "config.json", config.dump(2) + "\n");

@@ -3,6 +3,7 @@
 #include "axial/train/load/load.h"
 
 #include "axial/core/log/log.h"
+#include "axial/ops/common/kernel_call.h"
 #include "axial/train/checkpoint/store.h"
 #include "axial/train/hugging_face/hugging_face.h"
 #include "axial/train/run_folder/run_folder.h"
@@ -21,7 +22,7 @@ LoadedModel load_checkpoint(const CheckpointIndex& index, const models::ModelReg
   out.model = registry.at(index.state.model_type).build(index.state.model_config);
   AXIAL_CHECK(!index.parameters.empty(), kOp, "'{}' has no parameters", index.folder.string());
   const DType stored = index.parameters.begin()->second.parts.at("value").dtype;
-  out.model.parameters->materialize(at::kCPU, options.dtype.value_or(scalar_type_of(stored)),
+  out.model.parameters->materialize(at::kCPU, options.dtype.value_or(ops::scalar_type_of(stored)),
                                     index.state.seed);
   load_parameters(index, CheckpointParts::kValues, *out.model.parameters);
   out.tokenizer = index.state.tokenizer;

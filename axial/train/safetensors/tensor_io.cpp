@@ -6,6 +6,8 @@
 
 #include <cstring>
 
+#include "axial/ops/common/kernel_call.h"
+
 namespace axial::train {
 namespace {
 
@@ -21,62 +23,9 @@ DType known_dtype(const SafetensorsFile& file, const TensorEntry& entry) {
 
 }  // namespace
 
-DType dtype_of(at::ScalarType type) {
-  switch (type) {
-    case at::kDouble:
-      return DType::kF64;
-    case at::kFloat:
-      return DType::kF32;
-    case at::kBFloat16:
-      return DType::kBF16;
-    case at::kHalf:
-      return DType::kF16;
-    case at::kLong:
-      return DType::kI64;
-    case at::kInt:
-      return DType::kI32;
-    case at::kShort:
-      return DType::kI16;
-    case at::kChar:
-      return DType::kI8;
-    case at::kByte:
-      return DType::kU8;
-    case at::kBool:
-      return DType::kBool;
-    default:
-      fail<UnsupportedError>(kOp, "dtype {} has no place in a file of Axial", c10::toString(type));
-  }
-}
-
-at::ScalarType scalar_type_of(DType dtype) {
-  switch (dtype) {
-    case DType::kF64:
-      return at::kDouble;
-    case DType::kF32:
-      return at::kFloat;
-    case DType::kBF16:
-      return at::kBFloat16;
-    case DType::kF16:
-      return at::kHalf;
-    case DType::kI64:
-      return at::kLong;
-    case DType::kI32:
-      return at::kInt;
-    case DType::kI16:
-      return at::kShort;
-    case DType::kI8:
-      return at::kChar;
-    case DType::kU8:
-      return at::kByte;
-    case DType::kBool:
-      return at::kBool;
-  }
-  fail(kOp, "unknown dtype");
-}
-
 at::Tensor read_tensor(const SafetensorsFile& file, std::string_view name) {
   const TensorEntry& entry = file.at(name);
-  at::Tensor out = at::empty(entry.shape, at::TensorOptions(scalar_type_of(known_dtype(file, entry))));
+  at::Tensor out = at::empty(entry.shape, at::TensorOptions(ops::scalar_type_of(known_dtype(file, entry))));
   const std::span<const std::byte> bytes = file.bytes(name);
   if (!bytes.empty()) std::memcpy(out.data_ptr(), bytes.data(), bytes.size());
   return out;
@@ -90,7 +39,7 @@ at::Tensor read_held(const SafetensorsFile& file, std::string_view name, const p
               entry.shape.size(), holding.slices.size());
   const int64_t element = size_of(known_dtype(file, entry));
   const int64_t count = holding.flat_end - holding.flat_begin;
-  at::Tensor out = at::empty({count}, at::TensorOptions(scalar_type_of(*entry.dtype)));
+  at::Tensor out = at::empty({count}, at::TensorOptions(ops::scalar_type_of(*entry.dtype)));
   const std::byte* from = file.bytes(name).data();
   auto* to = static_cast<std::byte*>(out.data_ptr());
   for (int64_t i = 0; i < count;) {  // runs of neighbours are copied at once
@@ -114,7 +63,7 @@ WrittenFile write_safetensors(const std::filesystem::path& path,
   std::vector<TensorPlan> plan;
   plan.reserve(tensors.size());
   for (const auto& [name, tensor] : tensors) {
-    plan.push_back({name, dtype_of(tensor.scalar_type()), tensor.sizes().vec()});
+    plan.push_back({name, ops::dtype_of(tensor, kOp), tensor.sizes().vec()});
   }
   SafetensorsWriter writer(path, std::move(plan), metadata);
   for (const auto& [name, tensor] : tensors) {

@@ -15,10 +15,6 @@
 
 namespace axial::train {
 
-/// Axial's dtype <-> torch's; throws UnsupportedError for one that has no counterpart.
-DType dtype_of(at::ScalarType type);
-at::ScalarType scalar_type_of(DType dtype);
-
 /// A tensor of the file, copied to the host. Throws ValueError (no such name), UnsupportedError (dtype).
 at::Tensor read_tensor(const SafetensorsFile& file, std::string_view name);
 
