@@ -2,6 +2,7 @@
 // Temporary name, sync and rename behind atomic_writer.h.
 #include "axial/core/file/atomic_writer.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <utility>
@@ -10,20 +11,24 @@
 
 namespace axial {
 
-AtomicWriter::AtomicWriter(std::filesystem::path path)
-    : path_(std::move(path)),
-      temporary_(fmt::format("{}.tmp-{}", path_.string(), ::getpid())),
-      writer_(std::make_unique<FileWriter>(temporary_)) {}
+AtomicWriter::AtomicWriter(std::filesystem::path path) : target_(output_target(path)) {
+  if (target_.descriptor >= 0) {
+    writer_ = std::make_unique<FileWriter>(::fcntl(target_.descriptor, F_DUPFD_CLOEXEC, 0), std::move(path));
+    return;
+  }
+  if (!target_.in_place) temporary_ = fmt::format("{}.tmp-{}", target_.path.string(), ::getpid());
+  writer_ = std::make_unique<FileWriter>(target_.in_place ? target_.path : temporary_);
+}
 
 AtomicWriter::~AtomicWriter() {
   if (!writer_) return;
   writer_.reset();
-  ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
 void AtomicWriter::commit() {
   writer_->finish();
-  rename_durably(temporary_, path_);
+  if (!temporary_.empty()) rename_durably(temporary_, target_.path);
   writer_.reset();
 }
 

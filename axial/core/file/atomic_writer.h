@@ -11,20 +11,23 @@
 namespace axial {
 
 /// Writes beside the target; commit() makes it durable under its name, destruction without it removes it.
+/// A symbolic link stays and its target is replaced; a device, a pipe or a name of an open descriptor
+/// (/dev/stdout) is written directly.
 class AtomicWriter {
  public:
-  /// Throws IoError when the file beside the target cannot be created.
+  /// Throws IoError when the file beside the target cannot be created or the target not opened.
   explicit AtomicWriter(std::filesystem::path path);
   AtomicWriter(const AtomicWriter&) = delete;
   AtomicWriter& operator=(const AtomicWriter&) = delete;
   ~AtomicWriter();
 
   void write(std::string_view text) { writer_->write(text); }
-  /// Sync and rename. Call once.
+  /// Sync and, unless written directly, rename. Call once.
   void commit();
 
  private:
-  std::filesystem::path path_, temporary_;
+  OutputTarget target_;
+  std::filesystem::path temporary_;  // empty when written directly
   std::unique_ptr<FileWriter> writer_;
 };
 

@@ -9,12 +9,14 @@
 #include <xxhash.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "axial/core/check/check.h"
+#include "axial/core/file/atomic_writer.h"
 
 namespace axial {
 namespace {
@@ -74,21 +76,39 @@ void rename_durably(const fs::path& from, const fs::path& to) {
   sync_to_disk(to.parent_path().empty() ? fs::path(".") : to.parent_path());
 }
 
-void write_file_atomically(const fs::path& path, std::string_view content) {
-  const fs::path temporary = fmt::format("{}.tmp-{}", path.string(), ::getpid());
-  try {
-    FileWriter writer(temporary);
-    writer.write(content);
-    writer.finish();
-    rename_durably(temporary, path);
-  } catch (...) {
-    ::unlink(temporary.c_str());
-    throw;
+OutputTarget output_target(const fs::path& path) {
+  constexpr int kMostLinks = 40;  // as many as Linux follows
+  const fs::path descriptors = fmt::format("/proc/{}/fd", ::getpid());
+  OutputTarget out{path};
+  for (int links = 0; links <= kMostLinks; ++links) {
+    std::error_code error;
+    const fs::path folder = out.path.has_parent_path() ? out.path.parent_path() : fs::path(".");
+    if (fs::canonical(folder, error) == descriptors && !error) {
+      out.in_place = true;
+      out.descriptor = std::atoi(out.path.filename().c_str());
+      return out;
+    }
+    const fs::file_status status = fs::symlink_status(out.path, error);
+    if (status.type() != fs::file_type::symlink) {
+      out.in_place = fs::exists(status) && !fs::is_regular_file(status) && !fs::is_directory(status);
+      return out;
+    }
+    out.path = folder / fs::read_symlink(out.path);  // a target that is absolute replaces the folder
   }
+  errno = ELOOP;
+  io_fail("follow", path);
 }
 
-FileWriter::FileWriter(fs::path path) : path_(std::move(path)) {
-  fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+void write_file_atomically(const fs::path& path, std::string_view content) {
+  AtomicWriter writer(path);
+  writer.write(content);
+  writer.commit();
+}
+
+FileWriter::FileWriter(const fs::path& path)
+    : FileWriter(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644), path) {}
+
+FileWriter::FileWriter(int descriptor, fs::path name) : path_(std::move(name)), fd_(descriptor) {
   if (fd_ < 0) io_fail("create", path_);
   XXH3_state_t* state = XXH3_createState();
   XXH3_128bits_reset(state);
@@ -115,7 +135,7 @@ void FileWriter::write(const void* data, size_t bytes) {
 }
 
 std::string FileWriter::finish() {
-  if (::fsync(fd_) != 0) io_fail("fsync", path_);
+  if (::fsync(fd_) != 0 && errno != EINVAL && errno != ENOTSUP) io_fail("fsync", path_);  // those: no disk
   const int fd = std::exchange(fd_, -1);
   if (::close(fd) != 0) io_fail("close", path_);
   return hex(XXH3_128bits_digest(static_cast<XXH3_state_t*>(hash_)));

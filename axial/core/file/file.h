@@ -16,8 +16,8 @@ namespace axial {
 std::string read_file(const std::filesystem::path& path);
 
 /// Write a file so that a reader sees the old content or the new, never a part: temporary file in the
-/// same folder, fsync, rename, fsync of the folder. Throws IoError (disk full, permission) and removes
-/// the temporary file.
+/// same folder, fsync, rename, fsync of the folder. Links and devices are treated as output_target says.
+/// Throws IoError (disk full, permission) and removes the temporary file.
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
 
 /// fsync a file or a folder; throws IoError.
@@ -26,16 +26,28 @@ void sync_to_disk(const std::filesystem::path& path);
 /// Rename `from` to `to` (a folder or file, `to` must not exist as a folder) and fsync the parent.
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);
 
+/// Where output under a name belongs, so that a rename never replaces a link or a device.
+struct OutputTarget {
+  std::filesystem::path path;  ///< symbolic links followed
+  bool in_place = false;       ///< a device, a pipe or an open descriptor: written directly, no rename
+  int descriptor = -1;  ///< the name stands for this open descriptor (/dev/stdout, /dev/fd/3); -1: none
+};
+/// Throws IoError for a loop of links.
+OutputTarget output_target(const std::filesystem::path& path);
+
 /// Sequential writer that hashes while it writes and reports the first failure, disk full included.
 class FileWriter {
  public:
-  explicit FileWriter(std::filesystem::path path);
+  explicit FileWriter(const std::filesystem::path& path);
+  /// Write where an open descriptor stands; takes it over. `name` is for messages.
+  FileWriter(int descriptor, std::filesystem::path name);
   FileWriter(const FileWriter&) = delete;
   FileWriter& operator=(const FileWriter&) = delete;
   ~FileWriter();
   void write(const void* data, size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
-  /// fsync and close; returns the hash (32 hex digits, XXH3-128) of all bytes. Call once.
+  /// fsync (where there is something to sync: not a pipe) and close; returns the hash (32 hex digits,
+  /// XXH3-128) of all bytes. Call once.
   std::string finish();
   int64_t bytes_written() const { return bytes_; }
 
