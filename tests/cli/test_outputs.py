@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where results go: never over their input, a run or someone's folder; to stdout where asked; FASTA that is FASTA."""
 
+import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -22,6 +26,37 @@ def fasta(text: str) -> list[str]:
             assert re.fullmatch(r"[A-Z*-]+", line), line
             sequences[-1] += line
     return sequences
+
+
+def files_of(folder: pathlib.Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def exported(axial, trained, tmp_path):
+    """A Hugging Face folder of the trained run."""
+    axial("export", trained[0], "--out", tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def test_export_overwrites_exports_alone(axial, trained, exported, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    for folder in (run, mine):
+        before = files_of(folder)
+        done = axial("export", trained[0], "--out", folder, "--overwrite", check=False)
+        assert done.returncode == 1 and "no export wrote" in done.stderr
+        assert files_of(folder) == before
+    for model in (run, exported):
+        before = files_of(model)
+        done = axial("export", model, "--out", model, "--overwrite", check=False)
+        assert done.returncode == 1 and "the model that is exported" in done.stderr
+        assert files_of(model) == before
+    axial("export", run, "--out", exported, "--overwrite", "--precision", "bf16")
+    assert json.loads((exported / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
 def test_demo_removes_only_its_own(tmp_path):

@@ -17,8 +17,10 @@ struct Arguments {
 
 int run(const Arguments& arguments) {
   const train::LoadedModel loaded = arguments.model.load();
-  const std::string family = train::write_hugging_face(arguments.out, models::all_models(), loaded.model,
-                                                       loaded.tokenizer, arguments.options);
+  train::HuggingFaceOptions options = arguments.options;
+  options.source = arguments.model.path;
+  const std::string family =
+      train::write_hugging_face(arguments.out, models::all_models(), loaded.model, loaded.tokenizer, options);
   fmt::print("{} -> {} ({})\n", loaded.source, arguments.out.string(), family);
   return 0;
 }
@@ -37,7 +39,8 @@ void register_export(CommandRegistry& registry) {
     command.add_option("--shard-bytes", arguments->options.shard_bytes, "size limit of one weight file")
         ->transform(CLI::AsSizeValue(false))
         ->capture_default_str();
-    command.add_flag("--overwrite", arguments->options.overwrite, "replace the folder if it exists");
+    command.add_flag("--overwrite", arguments->options.overwrite,
+                     "replace an earlier export in that folder; nothing else is");
     command.footer(
         "Examples:\n"
         "  axial export runs/yeast --out yeast_hf\n"

@@ -21,7 +21,8 @@ namespace axial::train {
 struct HuggingFaceOptions {
   std::string family;                      ///< "gpt2", "llama", ...; "": the first the model can be
   int64_t shard_bytes = int64_t{5} << 30;  ///< size limit of one weight file
-  bool overwrite = false;                  ///< replace a folder that exists
+  bool overwrite = false;                  ///< replace a folder that is such an export, and nothing else
+  std::filesystem::path source;            ///< where the model came from: never replaced; empty: nowhere
 };
 
 /// Write `model` (materialised) with its tokenizer (null: none). The folder appears complete or not at all.

@@ -16,6 +16,7 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 constexpr std::string_view kOp = "export";
+constexpr std::string_view kTokenizerFile = "axial_tokenizer.json";
 using NamedList = std::vector<std::pair<std::string, at::Tensor>>;
 
 std::string choose_family(const models::ModelEntry& entry, const models::Model& model,
@@ -86,8 +87,36 @@ void write_files(const fs::path& folder, const models::ModelEntry& entry, const 
   AXIAL_CHECK(!tensors.empty(), kOp, "model '{}' gave no weights", model.type);
   config["torch_dtype"] = name_of(ops::dtype_of(tensors.front().second, kOp));
   write_weights(folder, tensors, shard_bytes);
-  if (!tokenizer.is_null()) write_file_atomically(folder / "axial_tokenizer.json", tokenizer.dump(2) + "\n");
+  if (!tokenizer.is_null()) write_file_atomically(folder / kTokenizerFile, tokenizer.dump(2) + "\n");
   write_file_atomically(folder / "config.json", config.dump(2) + "\n");
+}
+
+bool is_export_file(const fs::directory_entry& entry) {
+  const std::string name = entry.path().filename().string();
+  const bool known = name == "config.json" || name == kTokenizerFile ||
+                     name == "model.safetensors.index.json" ||
+                     (name.starts_with("model") && name.ends_with(".safetensors"));
+  return known && entry.is_regular_file();
+}
+
+// Replacing deletes: only what an earlier export wrote, so that a typing error cannot take a run or a home.
+void check_replaceable(const fs::path& folder, const HuggingFaceOptions& options) {
+  AXIAL_CHECK(options.overwrite, kOp, "'{}' exists already; choose another folder or overwrite it",
+              folder.string());
+  AXIAL_CHECK(fs::is_directory(folder), kOp, "'{}' is no folder; expected a new one or an earlier export",
+              folder.string());
+  AXIAL_CHECK(
+      options.source.empty() || !fs::exists(options.source) || !fs::equivalent(folder, options.source), kOp,
+      "'{}' is the model that is exported; expected another folder", folder.string());
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    AXIAL_CHECK(is_export_file(entry), kOp,
+                "'{}' holds '{}', which no export wrote; overwriting expects a folder of an earlier export",
+                folder.string(), entry.path().filename().string());
+  }
+  for (const std::string_view name : {std::string_view("config.json"), kTokenizerFile}) {
+    AXIAL_CHECK(fs::exists(folder / name), kOp,
+                "'{}' has no '{}'; overwriting expects a folder of an earlier export", folder.string(), name);
+  }
 }
 
 }  // namespace
@@ -100,9 +129,9 @@ std::string write_hugging_face(const fs::path& folder, const models::ModelRegist
   const fs::path target = fs::absolute(folder).lexically_normal();
   const fs::path parent = (target.has_filename() ? target : target.parent_path()).parent_path();
   const std::string name = (target.has_filename() ? target : target.parent_path()).filename();
-  const bool taken = fs::exists(parent / name) && !fs::is_empty(parent / name);
-  AXIAL_CHECK(!taken || options.overwrite, kOp, "'{}' exists already; choose another folder or overwrite it",
-              folder.string());
+  const bool vacant =
+      !fs::exists(parent / name) || (fs::is_directory(parent / name) && fs::is_empty(parent / name));
+  if (!vacant) check_replaceable(parent / name, options);
   const fs::path temporary = parent / fmt::format(".tmp-{}-{}", name, ::getpid());
   const fs::path old = parent / fmt::format(".tmp-old-{}-{}", name, ::getpid());
   try {

@@ -108,14 +108,49 @@ TEST_F(LoadTest, HuggingFaceFoldersReturnWholeAndSharded) {
 
 TEST_F(LoadTest, ExportNeverReplacesUnasked) {
   const fs::path out = folder_ / "hf";
-  write_hugging_face(out, registry_, model_, nullptr, {});
-  EXPECT_THROW(write_hugging_face(out, registry_, model_, nullptr, {}), ValueError);
-  EXPECT_NO_THROW(write_hugging_face(out, registry_, model_, nullptr, {"tiny_hf", int64_t{1} << 30, true}));
+  const nlohmann::json tokenizer{{"kind", "codon"}};
+  write_hugging_face(out, registry_, model_, tokenizer, {"", 300});
+  EXPECT_THROW(write_hugging_face(out, registry_, model_, tokenizer, {}), ValueError);
+  write_hugging_face(out, registry_, model_, tokenizer, {.family = "tiny_hf", .overwrite = true});
+  EXPECT_TRUE(fs::exists(out / "model.safetensors"));
+  EXPECT_FALSE(fs::exists(out / "model.safetensors.index.json"));
   EXPECT_THROW(write_hugging_face(folder_ / "other", registry_, model_, nullptr, {"llama"}), ValueError);
-  EXPECT_TRUE(load_model(out, registry_).tokenizer.is_null());
   int64_t entries = 0;
   for ([[maybe_unused]] const auto& entry : fs::directory_iterator(folder_.path())) ++entries;
   EXPECT_EQ(entries, 1);
+}
+
+TEST_F(LoadTest, OverwritingAnExportTouchesNothingElse) {
+  const nlohmann::json tokenizer{{"kind", "codon"}};
+  const auto refusal = [&](const fs::path& out, const fs::path& source = {}) -> std::string {
+    try {
+      write_hugging_face(out, registry_, model_, tokenizer, {.overwrite = true, .source = source});
+    } catch (const ValueError& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  save(1, 2.0);
+  EXPECT_THAT(refusal(folder_ / "run"), HasSubstr("'checkpoints'"));
+  EXPECT_EQ(load_model(folder_ / "run", registry_).step, 1);
+  EXPECT_THAT(refusal(folder_ / "run/checkpoints/step_00000001"), HasSubstr("no export wrote"));
+
+  const fs::path hf = folder_ / "hf";
+  write_hugging_face(hf, registry_, model_, tokenizer, {});
+  fs::create_directory_symlink("hf", folder_ / "other_name");
+  EXPECT_THAT(refusal(hf, folder_ / "other_name"), HasSubstr("the model that is exported"));
+  std::ofstream(hf / "notes.txt") << "mine";
+  EXPECT_THAT(refusal(hf), HasSubstr("'notes.txt'"));
+  EXPECT_EQ(read_file(hf / "notes.txt"), "mine");
+  fs::remove(hf / "notes.txt");
+  fs::create_directories(hf / "model.safetensors.d");
+  EXPECT_THAT(refusal(hf), HasSubstr("no export wrote"));
+  fs::remove(hf / "model.safetensors.d");
+  fs::remove(hf / "axial_tokenizer.json");  // someone else's model has none
+  EXPECT_THAT(refusal(hf), HasSubstr("no 'axial_tokenizer.json'"));
+  std::ofstream(folder_ / "file") << "mine";
+  EXPECT_THAT(refusal(folder_ / "file"), HasSubstr("is no folder"));
+  EXPECT_EQ(read_file(folder_ / "file"), "mine");
 }
 
 TEST_F(LoadTest, WrongFoldersSayWhatWasExpected) {
