@@ -59,6 +59,11 @@ def test_export_overwrites_exports_alone(axial, trained, exported, tmp_path):
     assert json.loads((exported / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
+def test_export_names_the_special_ids(exported):
+    config = json.loads((exported / "config.json").read_text())
+    assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [1, 2, 3]
+
+
 def test_demo_removes_only_its_own(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     done = subprocess.run(

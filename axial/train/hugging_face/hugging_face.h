@@ -26,8 +26,9 @@ struct HuggingFaceOptions {
 };
 
 /// Write `model` (materialised) with its tokenizer (null: none). The folder appears complete or not at all.
-/// Returns the family. Throws UnsupportedError (the family cannot express the model), ValueError (the folder
-/// exists), IoError.
+/// With a tokenizer, config.json names its begin, end and padding ids. Returns the family. Throws
+/// UnsupportedError (the family cannot express the model), ValueError (the folder exists, or is no export
+/// that may be replaced), IoError.
 std::string write_hugging_face(const std::filesystem::path& folder, const models::ModelRegistry& registry,
                                const models::Model& model, const nlohmann::json& tokenizer,
                                const HuggingFaceOptions& options = {});

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "axial/core/text/text.h"
+#include "axial/data/tokenizer/tokenizer.h"
 #include "axial/ops/common/kernel_call.h"
 #include "axial/train/hugging_face/hugging_face.h"
 #include "axial/train/safetensors/tensor_io.h"
@@ -77,6 +78,15 @@ void write_weights(const fs::path& folder, const NamedList& tensors, int64_t sha
   write_file_atomically(folder / "model.safetensors.index.json", index.dump(2) + "\n");
 }
 
+// Without them transformers takes the family's own: GPT-2's 50256, which our vocabularies do not have.
+void name_special_ids(const json& tokenizer, json& config) {
+  using data::SpecialIds;
+  if (tokenizer.is_null()) return;
+  config["bos_token_id"] = tokenizer.value("bos", true) ? json(SpecialIds::kBegin) : json(nullptr);
+  config["eos_token_id"] = tokenizer.value("eos", true) ? json(SpecialIds::kEnd) : json(nullptr);
+  config["pad_token_id"] = SpecialIds::kPad;
+}
+
 void write_files(const fs::path& folder, const models::ModelEntry& entry, const models::Model& model,
                  const json& tokenizer, const std::string& family, int64_t shard_bytes) {
   json config = entry.hugging_face.export_config(model.config, family);
@@ -85,6 +95,7 @@ void write_files(const fs::path& folder, const models::ModelEntry& entry, const 
       model.config, family, *model.parameters,
       [&](const std::string& name, const at::Tensor& tensor) { tensors.emplace_back(name, tensor); });
   AXIAL_CHECK(!tensors.empty(), kOp, "model '{}' gave no weights", model.type);
+  name_special_ids(tokenizer, config);
   config["torch_dtype"] = name_of(ops::dtype_of(tensors.front().second, kOp));
   write_weights(folder, tensors, shard_bytes);
   if (!tokenizer.is_null()) write_file_atomically(folder / kTokenizerFile, tokenizer.dump(2) + "\n");

@@ -106,6 +106,20 @@ TEST_F(LoadTest, HuggingFaceFoldersReturnWholeAndSharded) {
   EXPECT_GT(index["metadata"]["total_size"], 0);
 }
 
+TEST_F(LoadTest, ExportNamesTheSpecialIdsOfItsTokenizer) {
+  const auto config_of = [&](const char* name, const nlohmann::json& tokenizer) {
+    write_hugging_face(folder_ / name, registry_, model_, tokenizer, {});
+    return nlohmann::json::parse(read_file(folder_ / name / "config.json"));
+  };
+  const auto config = config_of("both", {{"kind", "codon"}, {"bos", true}, {"eos", true}});
+  EXPECT_EQ(config["bos_token_id"], 1);
+  EXPECT_EQ(config["eos_token_id"], 2);
+  EXPECT_EQ(config["pad_token_id"], 3);
+  const auto neither = config_of("neither", {{"kind", "codon"}, {"bos", false}, {"eos", false}});
+  EXPECT_TRUE(neither["bos_token_id"].is_null() && neither["eos_token_id"].is_null());
+  EXPECT_FALSE(config_of("unknown", nullptr).contains("bos_token_id"));
+}
+
 TEST_F(LoadTest, ExportNeverReplacesUnasked) {
   const fs::path out = folder_ / "hf";
   const nlohmann::json tokenizer{{"kind", "codon"}};
