@@ -59,6 +59,13 @@ def test_export_overwrites_exports_alone(axial, trained, exported, tmp_path):
     assert json.loads((exported / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
+def test_no_run_in_an_export(axial, test_recipe, genes, exported):
+    before = files_of(exported)
+    done = axial("train", test_recipe, "--data", genes, "--out", exported, check=False)
+    assert done.returncode == 1 and "Hugging Face" in done.stderr and "new folder" in done.stderr
+    assert files_of(exported) == before
+
+
 def test_export_names_the_special_ids(exported):
     config = json.loads((exported / "config.json").read_text())
     assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [1, 2, 3]

@@ -201,5 +201,22 @@ TEST(RunFolderTest, OnlyOneTrainingAtATime) {
   EXPECT_THROW(RunFolder("/proc/no/such"), IoError);
 }
 
+TEST(RunFolderTest, NoRunIsMixedWithAnExport) {
+  const TemporaryFolder folder;
+  const fs::path hf = folder / "hf";
+  fs::create_directories(hf);
+  std::ofstream(hf / "config.json") << "{}";
+  try {
+    const RunFolder refused(hf);
+    FAIL();
+  } catch (const ValueError& e) {
+    EXPECT_THAT(e.what(),
+                AllOf(HasSubstr("Hugging Face"), HasSubstr("config.json"), HasSubstr("new folder")));
+  }
+  EXPECT_FALSE(fs::exists(hf / ".lock"));
+  std::ofstream(hf / "recipe.yaml") << "train: {}\n";  // a run that someone put a config.json into goes on
+  EXPECT_TRUE(RunFolder(hf).holds_a_run());
+}
+
 }  // namespace
 }  // namespace axial::train

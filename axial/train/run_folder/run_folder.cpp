@@ -27,6 +27,12 @@ bool belongs_to_a_run(const std::string& name) {
 }  // namespace
 
 RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
+  for (const char* file : {"config.json", "model.safetensors", "model.safetensors.index.json"}) {
+    std::error_code unreadable;  // said below, where the folder is made
+    AXIAL_CHECK(holds_a_run() || !fs::exists(path_ / file, unreadable), kOp,
+                "'{}' is a Hugging Face model (it holds '{}'); expected a new folder or one of a run",
+                path_.string(), file);
+  }
   std::error_code error;
   fs::create_directories(path_, error);
   if (error) fail<IoError>(kOp, "cannot create run folder '{}': {}", path_.string(), error.message());
@@ -45,7 +51,8 @@ RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
 RunFolder::~RunFolder() { ::close(lock_); }  // closing releases the lock; the file stays for the next one
 
 bool RunFolder::holds_a_run() const {
-  return fs::exists(path_ / kRecipeFile) || fs::exists(path_ / kCheckpointsFolder);
+  std::error_code unreadable;
+  return fs::exists(path_ / kRecipeFile, unreadable) || fs::exists(path_ / kCheckpointsFolder, unreadable);
 }
 
 std::string RunFolder::saved_recipe() const {

@@ -16,7 +16,8 @@ inline constexpr std::string_view kMetricsFile = "metrics.jsonl";
 /// Holds the lock while it lives.
 class RunFolder {
  public:
-  /// Create the folder if it is new and lock it. Throws ValueError when another process trains there.
+  /// Create the folder if it is new and lock it. Throws ValueError when another process trains there, or the
+  /// folder is a Hugging Face model without a run: the two would be taken for one.
   explicit RunFolder(std::filesystem::path path);
   RunFolder(const RunFolder&) = delete;
   RunFolder& operator=(const RunFolder&) = delete;
