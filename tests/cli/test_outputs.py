@@ -66,6 +66,24 @@ def test_no_run_in_an_export(axial, test_recipe, genes, exported):
     assert files_of(exported) == before
 
 
+@pytest.mark.parametrize("kind", ["byte", "nucleotide", "codon"])
+def test_generated_fasta_is_fasta(axial, kind, test_recipe, genes, tmp_path):
+    """A model of one step draws nearly every id, so any that FASTA cannot hold would show."""
+    run, out = tmp_path / "run", tmp_path / "new.fasta"
+    settings = ["--set", f"data.tokenizer.kind={kind}", "--set", "train.steps=1"]
+    axial("train", test_recipe, "--data", genes, "--out", run, *settings)
+    axial("generate", run, "--count", "20", "--prompt", "ATG", "--max-tokens", "100", "--out", out)
+    text = out.read_text()
+    sequences = fasta(text)
+    assert len(sequences) == 20 and all(s.startswith("ATG") for s in sequences)
+    if kind != "byte":
+        assert set("".join(sequences)) <= set("ACGT")
+    axial("score", run, "--data", out, "--out", tmp_path / "s.tsv")
+    done = axial("generate", run, "--prompt", "AT>", "--out", out, check=False)
+    assert done.returncode == 1 and "prompt" in done.stderr
+    assert out.read_text() == text
+
+
 def test_export_names_the_special_ids(exported):
     config = json.loads((exported / "config.json").read_text())
     assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [1, 2, 3]

@@ -21,13 +21,16 @@ struct Arguments {
   std::filesystem::path out;
 };
 
-train::GenerateIds ids_of(const Arguments& arguments, const data::Tokenizer& tokenizer) {
+// `vocabulary` is the model's: it may be longer than the tokenizer's.
+train::GenerateIds ids_of(const Arguments& arguments, const data::Tokenizer& tokenizer, int64_t vocabulary) {
   train::GenerateIds ids;
   ids.prompt = tokenizer.encode_prompt(arguments.prompt);
   AXIAL_CHECK(
       !ids.prompt.empty(), "generate",
       "nothing to start from: this tokenizer has no begin token; expected --prompt with at least one token");
-  for (int32_t id = 0; id < data::SpecialIds::kCount; ++id) ids.special.push_back(id);
+  for (int64_t id = 0; id < vocabulary; ++id) {
+    if (!tokenizer.may_generate(id)) ids.special.push_back(static_cast<int32_t>(id));
+  }
   ids.end = {data::SpecialIds::kEnd};
   if (!arguments.through_stops) ids.stop = tokenizer.stop_ids();
   return ids;
@@ -52,7 +55,8 @@ int run(const Arguments& arguments) {
   arguments.options.sampling.validate();
   train::LoadedModel loaded = arguments.model.load();
   const auto tokenizer = tokenizer_of(loaded);
-  const train::GenerateIds ids = ids_of(arguments, *tokenizer);
+  const train::GenerateIds ids =
+      ids_of(arguments, *tokenizer, loaded.model.config.value("vocab_size", tokenizer->vocab_size()));
   make_parent(arguments.out);
   AtomicWriter out(arguments.out);
   Progress progress({.label = "generate", .unit = "sequences", .total = arguments.options.count});

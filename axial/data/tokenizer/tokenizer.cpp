@@ -21,6 +21,8 @@ std::string hash_of(const std::vector<std::string>& names) {
   return hash_bytes(std::as_bytes(std::span(all.data(), all.size())));
 }
 
+bool is_sequence_symbol(char c) { return (c >= 'A' && c <= 'Z') || c == '*' || c == '-'; }
+
 }  // namespace
 
 void TokenizerOptions::validate() const {
@@ -45,6 +47,12 @@ const std::string& Tokenizer::token_name(int64_t id) const {
   AXIAL_CHECK(id >= 0 && id < vocab_size(), "tokenizer", "token id out of range; expected 0 to {}, got {}",
               vocab_size() - 1, id);
   return names_[static_cast<size_t>(id)];
+}
+
+bool Tokenizer::may_generate(int64_t id) const {
+  if (id < SpecialIds::kCount || id >= vocab_size()) return false;
+  return std::all_of(texts_[static_cast<size_t>(id)].begin(), texts_[static_cast<size_t>(id)].end(),
+                     is_sequence_symbol);
 }
 
 bool Tokenizer::encode(std::string_view sequence, std::vector<int32_t>& out, EncodeCounts& counts) const {
@@ -80,6 +88,9 @@ std::vector<int32_t> Tokenizer::encode_prompt(std::string_view text) const {
         !reads_nucleotides() || std::string_view("ACGTUNRYSWKMBDHV").find(up) != std::string_view::npos,
         "tokenizer", "prompt '{}': character {} is no nucleotide code; expected A C G T U N, got '{}'", text,
         i + 1, c);
+    AXIAL_CHECK(is_sequence_symbol(up), "tokenizer",
+                "prompt: character {} stands in no sequence; expected letters, * or -, got byte 0x{:02x}",
+                i + 1, static_cast<unsigned char>(c));
     sequence += up;
   }
   const int64_t behind = std::max<int64_t>(0, static_cast<int64_t>(sequence.size()) - options_.frame);

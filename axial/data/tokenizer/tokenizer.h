@@ -61,6 +61,9 @@ class Tokenizer {
   const std::string& token_name(int64_t id) const;
   /// Ids of TAA, TAG, TGA for codons; empty for the others.
   virtual std::vector<int32_t> stop_ids() const { return {}; }
+  /// Whether a generator may draw the id: its text is what a sequence line of FASTA holds, capital letters,
+  /// '*' and '-'. False for the special ids, nucleotide's '.', other bytes, and ids outside the vocabulary.
+  bool may_generate(int64_t id) const;
   /// Whether sequences are nucleotides (upper case, U as T: what FastaParser hands over) or any text.
   virtual bool reads_nucleotides() const { return true; }
   /// Characters that a token stands for.
@@ -71,8 +74,8 @@ class Tokenizer {
   bool encode(std::string_view sequence, std::vector<int32_t>& out, EncodeCounts& counts) const;
 
   /// The ids of the start of a sequence, to be continued: BOS as the options say, no EOS. Lower case and
-  /// spaces are accepted; throws ValueError (with the place) for a character that is no symbol and for
-  /// codons when the length behind the frame is not a multiple of 3.
+  /// spaces are accepted; throws ValueError (with the place) for a character that is no symbol of a
+  /// sequence and for codons when the length behind the frame is not a multiple of 3.
   std::vector<int32_t> encode_prompt(std::string_view text) const;
 
   /// The text of ids: special tokens are left out, UNK gives N (NNN for codons, '?' for bytes).

@@ -89,6 +89,23 @@ TEST(Tokenizer, DecodeInvertsEncode) {
               HasSubstr("out of range"));
 }
 
+TEST(Tokenizer, OnlySymbolsOfSequencesMayBeGenerated) {
+  const auto generated = [](const char* kind) {
+    const auto t = make_tokenizer({.kind = kind});
+    std::string text;
+    for (int32_t id = -1; id <= t->vocab_size(); ++id) {
+      if (t->may_generate(id)) text += t->decode(std::vector<int32_t>{id});
+    }
+    return text;
+  };
+  EXPECT_EQ(generated("codon").size(), 3u * 64);
+  EXPECT_EQ(generated("nucleotide"), "GCAT");
+  EXPECT_EQ(generated("byte"), "*-ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+  const auto byte = make_tokenizer({.kind = "byte"});
+  EXPECT_THAT(byte->encode_prompt("m*\n-"), ElementsAre(1, 5 + 'M', 5 + '*', 5 + '-'));
+  EXPECT_THAT(error_of([&] { byte->encode_prompt("M>K"); }), HasSubstr("character 2"));
+}
+
 TEST(Tokenizer, Prompts) {
   const auto t = make_tokenizer({});
   EXPECT_THAT(t->encode_prompt("atg ggc"), ElementsAre(1, 10, 5));

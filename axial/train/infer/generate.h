@@ -35,7 +35,7 @@ struct GenerateOptions {
 /// What the tokenizer says about ids.
 struct GenerateIds {
   std::vector<int32_t> prompt;   ///< tokens that are given, at least one
-  std::vector<int32_t> special;  ///< never emitted
+  std::vector<int32_t> special;  ///< never emitted: special tokens and whatever is no symbol of a sequence
   std::vector<int32_t> end;      ///< stop without being emitted (end of record)
   std::vector<int32_t> stop;     ///< stop and are emitted (stop codons)
 };
