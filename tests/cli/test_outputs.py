@@ -84,6 +84,14 @@ def test_generated_fasta_is_fasta(axial, kind, test_recipe, genes, tmp_path):
     assert out.read_text() == text
 
 
+def test_default_length_fits_the_model(axial, trained, tmp_path):
+    out = tmp_path / "g.fasta"  # the model has 128 positions
+    axial("generate", trained[0], "--count", "3", "--prompt", "ATG", "--through-stops", "--out", out)
+    assert all(len(s) <= 3 * 127 for s in fasta(out.read_text()))
+    done = axial("generate", trained[0], "--max-tokens", "200", "--out", out, check=False)
+    assert done.returncode == 1 and "128 positions" in done.stderr
+
+
 def test_export_names_the_special_ids(exported):
     config = json.loads((exported / "config.json").read_text())
     assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [1, 2, 3]

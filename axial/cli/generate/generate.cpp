@@ -4,11 +4,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "axial/cli/common/model_arguments.h"
 #include "axial/cli/common/registry.h"
 #include "axial/core/check/check.h"
 #include "axial/core/file/atomic_writer.h"
 #include "axial/core/progress/progress.h"
+#include "axial/train/infer/windows.h"
 
 namespace axial::cli {
 namespace {
@@ -16,6 +19,7 @@ namespace {
 struct Arguments {
   ModelArguments model;
   train::GenerateOptions options;
+  std::optional<int64_t> max_tokens;  ///< absent: the default of options, or fewer where no more fit
   std::string prompt;
   bool through_stops = false;
   std::filesystem::path out;
@@ -50,17 +54,26 @@ std::string fasta_of(const train::Generated& sequence, const std::string& text) 
   return record;
 }
 
+// What a model of 128 positions can do should not need an option.
+int64_t default_max_tokens(const models::Model& model, size_t prompt, int64_t otherwise) {
+  const auto given = static_cast<int64_t>(prompt);
+  return std::clamp<int64_t>(train::max_positions_of(model, given + otherwise) - given, 1, otherwise);
+}
+
 int run(const Arguments& arguments) {
-  arguments.options.validate();
-  arguments.options.sampling.validate();
+  train::GenerateOptions options = arguments.options;
+  if (arguments.max_tokens) options.max_tokens = *arguments.max_tokens;
+  options.validate();
   train::LoadedModel loaded = arguments.model.load();
   const auto tokenizer = tokenizer_of(loaded);
   const train::GenerateIds ids =
       ids_of(arguments, *tokenizer, loaded.model.config.value("vocab_size", tokenizer->vocab_size()));
+  if (!arguments.max_tokens)
+    options.max_tokens = default_max_tokens(loaded.model, ids.prompt.size(), options.max_tokens);
   make_parent(arguments.out);
   AtomicWriter out(arguments.out);
-  Progress progress({.label = "generate", .unit = "sequences", .total = arguments.options.count});
-  train::generate(loaded.model, ids, arguments.options, [&](const train::Generated& sequence) {
+  Progress progress({.label = "generate", .unit = "sequences", .total = options.count});
+  train::generate(loaded.model, ids, options, [&](const train::Generated& sequence) {
     std::vector<int32_t> all = ids.prompt;
     all.insert(all.end(), sequence.ids.begin(), sequence.ids.end());
     out.write(fasta_of(sequence, tokenizer->decode(all)));
@@ -68,14 +81,16 @@ int run(const Arguments& arguments) {
   });
   out.commit();
   progress.finish();
-  fmt::print("{} sequences -> {}\n", arguments.options.count, arguments.out.string());
+  fmt::print("{} sequences -> {}\n", options.count, arguments.out.string());
   return 0;
 }
 
 void declare_sampling(CLI::App& command, Arguments& a) {
   command.add_option("--count", a.options.count, "sequences")->capture_default_str();
-  command.add_option("--max-tokens", a.options.max_tokens, "new tokens per sequence at most")
-      ->capture_default_str();
+  command.add_option(
+      "--max-tokens", a.max_tokens,
+      fmt::format("new tokens per sequence at most; default: {}, or what the model has room for",
+                  a.options.max_tokens));
   command.add_option("--min-tokens", a.options.min_tokens, "new tokens before a sequence may stop")
       ->capture_default_str();
   command.add_option("--temperature", a.options.sampling.temperature, "0: always the most likely token")
