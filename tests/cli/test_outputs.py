@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import threading
 
 import pytest
 
@@ -64,6 +65,43 @@ def test_no_run_in_an_export(axial, test_recipe, genes, exported):
     done = axial("train", test_recipe, "--data", genes, "--out", exported, check=False)
     assert done.returncode == 1 and "Hugging Face" in done.stderr and "new folder" in done.stderr
     assert files_of(exported) == before
+
+
+def test_results_go_to_stdout_alone(axial, trained, tmp_path):
+    run, genes = trained
+    axial("score", run, "--data", genes, "--out", tmp_path / "s.tsv")
+    done = axial("score", run, "--data", genes, "--out", "-", cwd=tmp_path)
+    assert done.stdout == (tmp_path / "s.tsv").read_text()
+    assert "perplexity" in done.stderr
+    done = axial("generate", run, "--count", "3", "--prompt", "ATG", "--out", "-", cwd=tmp_path)
+    assert len(fasta(done.stdout)) == 3
+    assert sorted(os.listdir(tmp_path)) == ["s.tsv"]
+    done = axial("embed", run, "--data", genes, "--out", "-", check=False, cwd=tmp_path)
+    assert done.returncode == 1 and "name of a file" in done.stderr
+
+
+def test_pipes_and_links_stay(axial, trained, tmp_path):
+    run, genes = trained
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "fifo").read_text()), daemon=True)
+    reader.start()
+    axial("score", run, "--data", genes, "--out", tmp_path / "link")
+    reader.join(timeout=60)
+    assert got and got[0].startswith("id\ttokens\tlog_likelihood\n")
+    assert (tmp_path / "fifo").is_fifo() and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("command", ["score", "embed", "eval"])
+def test_input_is_never_overwritten(axial, command, trained, genes, tmp_path):
+    before = genes.read_bytes()
+    (tmp_path / "other_name").symlink_to(genes)
+    option = "--json" if command == "eval" else "--out"
+    for out in (genes, tmp_path / "other_name"):
+        done = axial(command, trained[0], "--data", tmp_path / "*.fasta", option, out, check=False)
+        assert done.returncode == 1 and "one of the data files" in done.stderr
+        assert genes.read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", ["byte", "nucleotide", "codon"])

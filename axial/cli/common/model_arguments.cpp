@@ -7,7 +7,9 @@
 #include <fmt/format.h>
 
 #include "axial/core/check/check.h"
+#include "axial/core/file/file.h"
 #include "axial/core/log/log.h"
+#include "axial/data/input/input.h"
 
 namespace axial::cli {
 namespace {
@@ -66,6 +68,24 @@ void declare_data(CLI::App& command, std::vector<std::string>& files) {
 
 void declare_out(CLI::App& command, std::filesystem::path& out, const std::string& what) {
   command.add_option("--out", out, what)->required();
+}
+
+std::filesystem::path output_path(const std::filesystem::path& out) {
+  return out == "-" ? std::filesystem::path("/dev/stdout") : out;
+}
+
+void print_summary(const std::filesystem::path& out, const std::string& line) {
+  const bool taken = output_target(output_path(out)).descriptor == 1;
+  fmt::print(taken ? stderr : stdout, "{}\n", line);
+}
+
+void check_is_no_input(const std::filesystem::path& out, const std::vector<std::string>& data) {
+  std::error_code none;
+  if (!std::filesystem::is_regular_file(out, none)) return;
+  for (const std::filesystem::path& file : data::expand_inputs(data).files) {
+    AXIAL_CHECK(!std::filesystem::equivalent(out, file), "out",
+                "'{}' is one of the data files; expected another name for the results", out.string());
+  }
 }
 
 void make_parent(const std::filesystem::path& path) {

@@ -39,6 +39,15 @@ void declare_data(CLI::App& command, std::vector<std::string>& files);
 /// Declare --out, required.
 void declare_out(CLI::App& command, std::filesystem::path& out, const std::string& what);
 
+/// The file that --out names: "-" is standard output.
+std::filesystem::path output_path(const std::filesystem::path& out);
+
+/// Print the closing line of a command: on stdout, or on stderr where the results themselves go to stdout.
+void print_summary(const std::filesystem::path& out, const std::string& line);
+
+/// Throw ValueError when `out` is one of the files that --data names: results would replace their input.
+void check_is_no_input(const std::filesystem::path& out, const std::vector<std::string>& data);
+
 /// Throw ValueError unless a file can be written at `path`: its folder exists or can be made.
 void make_parent(const std::filesystem::path& path);
 

@@ -4,6 +4,7 @@
 
 #include "axial/cli/common/model_arguments.h"
 #include "axial/cli/common/registry.h"
+#include "axial/core/check/check.h"
 #include "axial/core/file/atomic_writer.h"
 #include "axial/core/progress/progress.h"
 #include "axial/train/infer/embed.h"
@@ -24,7 +25,16 @@ std::filesystem::path ids_path(const std::filesystem::path& out) {
   return path.replace_extension(".ids.txt");
 }
 
+void check_out(const Arguments& arguments) {
+  AXIAL_CHECK(!output_target(output_path(arguments.out)).in_place, "embed",
+              "--out; expected the name of a file (a second one is written beside it), got '{}'",
+              arguments.out.string());
+  check_is_no_input(arguments.out, arguments.data);
+  check_is_no_input(ids_path(arguments.out), arguments.data);
+}
+
 int run(const Arguments& arguments) {
+  check_out(arguments);
   train::LoadedModel loaded = arguments.model.load();
   const data::GenomeRecords records = open_records(arguments.data, loaded);
   Progress progress({.label = "embed", .unit = "records", .total = records.size()});

@@ -135,6 +135,8 @@ void draw_curve(const fs::path& run_folder, const data::BaselineTable& table) {
 }
 
 int run(const Arguments& arguments) {
+  if (!arguments.data.empty()) check_is_no_input(arguments.json, arguments.data);
+  if (!arguments.validation_data.empty()) check_is_no_input(arguments.json, arguments.validation_data);
   train::LoadedModel loaded = arguments.model.load();
   const fs::path run_folder = run_folder_of(arguments.model.path);
   const Question question = question_of(arguments, run_folder, loaded);

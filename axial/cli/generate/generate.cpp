@@ -71,7 +71,7 @@ int run(const Arguments& arguments) {
   if (!arguments.max_tokens)
     options.max_tokens = default_max_tokens(loaded.model, ids.prompt.size(), options.max_tokens);
   make_parent(arguments.out);
-  AtomicWriter out(arguments.out);
+  AtomicWriter out(output_path(arguments.out));
   Progress progress({.label = "generate", .unit = "sequences", .total = options.count});
   train::generate(loaded.model, ids, options, [&](const train::Generated& sequence) {
     std::vector<int32_t> all = ids.prompt;
@@ -81,7 +81,7 @@ int run(const Arguments& arguments) {
   });
   out.commit();
   progress.finish();
-  fmt::print("{} sequences -> {}\n", options.count, arguments.out.string());
+  print_summary(arguments.out, fmt::format("{} sequences -> {}", options.count, arguments.out.string()));
   return 0;
 }
 

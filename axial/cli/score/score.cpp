@@ -21,11 +21,12 @@ struct Arguments {
 };
 
 int run(const Arguments& arguments) {
+  check_is_no_input(arguments.out, arguments.data);
   train::LoadedModel loaded = arguments.model.load();
   const data::GenomeRecords records = open_records(arguments.data, loaded);
   Progress progress({.label = "score", .unit = "records", .total = records.size()});
   make_parent(arguments.out);
-  AtomicWriter out(arguments.out);
+  AtomicWriter out(output_path(arguments.out));
   out.write("id\ttokens\tlog_likelihood\n");
   double sum = 0, tokens = 0;
   train::Scorer scorer(loaded.model, arguments.windows, [&](const train::Score& score) {
@@ -41,8 +42,9 @@ int run(const Arguments& arguments) {
   scorer.finish();
   out.commit();
   progress.finish();
-  fmt::print("{} records, {:.0f} tokens, perplexity {:.4f} -> {}\n", records.size(), tokens,
-             std::exp(-sum / std::max(tokens, 1.0)), arguments.out.string());
+  print_summary(arguments.out,
+                fmt::format("{} records, {:.0f} tokens, perplexity {:.4f} -> {}", records.size(), tokens,
+                            std::exp(-sum / std::max(tokens, 1.0)), arguments.out.string()));
   return 0;
 }
 
@@ -53,7 +55,8 @@ void register_score(CommandRegistry& registry) {
     auto arguments = std::make_shared<Arguments>();
     arguments->model.declare(command);
     declare_data(command, arguments->data);
-    declare_out(command, arguments->out, "TSV with columns id, tokens, log_likelihood (natural logarithm)");
+    declare_out(command, arguments->out,
+                "TSV with columns id, tokens, log_likelihood (natural logarithm); -: stdout");
     command.add_option("--window", arguments->windows.window,
                        "tokens per window of long records; 0: the model's longest");
     command.add_option("--overlap", arguments->windows.overlap,

@@ -22,10 +22,14 @@ static_assert(std::endian::native == std::endian::little);
 }  // namespace
 
 NpyWriter::NpyWriter(std::filesystem::path path, int64_t columns)
-    : path_(std::move(path)),
-      temporary_(fmt::format("{}.tmp-{}", path_.string(), ::getpid())),
-      columns_(columns) {
+    : path_(std::move(path)), columns_(columns) {
   AXIAL_CHECK(columns > 0, kOp, "columns; expected a positive number, got {}", columns);
+  const OutputTarget target = output_target(path_);
+  AXIAL_CHECK(!target.in_place, kOp,
+              "the number of rows is written last; expected a regular file, got the pipe or device '{}'",
+              path_.string());
+  path_ = target.path;
+  temporary_ = fmt::format("{}.tmp-{}", path_.string(), ::getpid());
   file_ = std::fopen(temporary_.c_str(), "wbe");
   if (!file_) io_fail("create");
   write_header();
