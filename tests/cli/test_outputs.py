@@ -130,6 +130,28 @@ def test_default_length_fits_the_model(axial, trained, tmp_path):
     assert done.returncode == 1 and "128 positions" in done.stderr
 
 
+def test_foreign_folder_takes_a_tokenizer(axial, trained, exported, tmp_path):
+    _, genes = trained
+    data = ["--data", genes]
+    axial("score", exported, *data, "--out", tmp_path / "own.tsv")
+    done = axial("score", exported, *data, "--tokenizer", "byte", "--out", tmp_path / "o", check=False)
+    assert done.returncode == 1 and "expected no --tokenizer or 'codon'" in done.stderr
+    (exported / "axial_tokenizer.json").unlink()
+    done = axial("score", exported, *data, "--out", tmp_path / "o", check=False)
+    assert done.returncode == 1 and "--tokenizer codon" in done.stderr
+    done = axial("score", exported, *data, "--tokenizer", "byte", "--out", tmp_path / "o", check=False)
+    assert done.returncode == 1 and "261 ids" in done.stderr and "the 69 of the model" in done.stderr
+    codon = [exported, "--tokenizer", "codon"]
+    axial("score", *codon, *data, "--out", tmp_path / "said.tsv")
+    assert (tmp_path / "said.tsv").read_text() == (tmp_path / "own.tsv").read_text()
+    axial("embed", *codon, *data, "--out", tmp_path / "e.npy")
+    axial("eval", *codon, *data, "--validation-fraction", "0.2")
+    axial("generate", *codon, "--out", tmp_path / "g.fasta")
+    # a model with more ids than the tokenizer: none of the others is drawn
+    axial("generate", exported, "--tokenizer", "nucleotide", "--count", "5", "--out", tmp_path / "n.fasta")
+    assert set("".join(fasta((tmp_path / "n.fasta").read_text()))) <= set("ACGT")
+
+
 def test_export_names_the_special_ids(exported):
     config = json.loads((exported / "config.json").read_text())
     assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [1, 2, 3]

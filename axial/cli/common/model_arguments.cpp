@@ -20,6 +20,22 @@ at::ScalarType scalar_type(const std::string& name) {
   return name == "bf16" ? at::kBFloat16 : at::kHalf;
 }
 
+// A foreign folder says nothing about sequences, so the user may; one that does is not overruled.
+void adopt_tokenizer(train::LoadedModel& loaded, const std::string& kind) {
+  if (!loaded.tokenizer.is_null()) {
+    const std::string own = loaded.tokenizer.value("kind", "");
+    AXIAL_CHECK(own == kind, "load", "{} carries a tokenizer; expected no --tokenizer or '{}', got '{}'",
+                loaded.source, own, kind);
+    return;
+  }
+  const auto made = data::make_tokenizer({.kind = kind});
+  const auto vocabulary = loaded.model.config.value("vocab_size", int64_t{0});
+  AXIAL_CHECK(made->vocab_size() <= vocabulary, "load",
+              "--tokenizer {} has {} ids; expected at most the {} of the model", kind, made->vocab_size(),
+              vocabulary);
+  loaded.tokenizer = made->to_json();
+}
+
 }  // namespace
 
 void ModelArguments::declare(CLI::App& command) {
@@ -30,9 +46,14 @@ void ModelArguments::declare(CLI::App& command) {
   command.add_option("--checkpoint", checkpoint, "of a run folder: best (by validation) or last")
       ->check(CLI::IsMember({"best", "last"}))
       ->capture_default_str();
-  command.add_option("--threads", threads, "0: all cores")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  command.add_option("--threads", threads, "0: all cores")->check(CLI::Range(0, 4096))->capture_default_str();
+}
+
+void ModelArguments::declare_tokenizer(CLI::App& command) {
+  command
+      .add_option("--tokenizer", tokenizer,
+                  "codon, nucleotide or byte: of a Hugging Face folder without axial_tokenizer.json")
+      ->check(CLI::IsMember({"codon", "nucleotide", "byte"}));
 }
 
 train::LoadedModel ModelArguments::load() const {
@@ -40,13 +61,17 @@ train::LoadedModel ModelArguments::load() const {
   train::LoadOptions options;
   options.dtype = scalar_type(precision);
   options.which = checkpoint == "best" ? train::WhichCheckpoint::kBest : train::WhichCheckpoint::kLast;
-  return train::load_model(path, models::all_models(), options);
+  train::LoadedModel loaded = train::load_model(path, models::all_models(), options);
+  if (!tokenizer.empty()) adopt_tokenizer(loaded, tokenizer);
+  return loaded;
 }
 
 std::unique_ptr<data::Tokenizer> tokenizer_of(const train::LoadedModel& loaded) {
-  AXIAL_CHECK(!loaded.tokenizer.is_null(), "load",
-              "{} carries no tokenizer; expected axial_tokenizer.json in the folder (axial export writes it)",
-              loaded.source);
+  AXIAL_CHECK(
+      !loaded.tokenizer.is_null(), "load",
+      "{} carries no tokenizer; expected axial_tokenizer.json in the folder (axial export writes it), or "
+      "--tokenizer codon, nucleotide or byte",
+      loaded.source);
   return data::tokenizer_from_json(loaded.tokenizer);
 }
 

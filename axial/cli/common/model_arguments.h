@@ -17,10 +17,14 @@ struct ModelArguments {
   std::string precision = "fp32";
   std::string checkpoint = "best";
   int64_t threads = 0;
+  std::string tokenizer;  ///< kind for a folder that carries none; "": not said
 
   /// Declare CKPT, --precision, --checkpoint and --threads.
   void declare(CLI::App& command);
-  /// Set the number of threads and load; throws what load_model throws.
+  /// Declare --tokenizer, for commands that read or write sequences.
+  void declare_tokenizer(CLI::App& command);
+  /// Set the number of threads and load; throws what load_model throws, and ValueError when --tokenizer
+  /// contradicts the folder's or has more ids than the model.
   train::LoadedModel load() const;
 };
 

@@ -69,6 +69,7 @@ void register_embed(CommandRegistry& registry) {
   registry.add("embed", "Mean-pooled hidden state per record", [](CLI::App& command) {
     auto arguments = std::make_shared<Arguments>();
     arguments->model.declare(command);
+    arguments->model.declare_tokenizer(command);
     declare_data(command, arguments->data);
     declare_out(command, arguments->out,
                 ".npy file, float32 [records, hidden]; ids go to <name>.ids.txt beside it");

@@ -172,6 +172,7 @@ void register_eval(CommandRegistry& registry) {
   registry.add("eval", "Perplexity beside baselines that only count", [](CLI::App& command) {
     auto arguments = std::make_shared<Arguments>();
     arguments->model.declare(command);
+    arguments->model.declare_tokenizer(command);
     command.add_option("--data", arguments->data,
                        "FASTA files; split as the run's recipe says. Default: the run's own");
     command.add_option("--validation-data", arguments->validation_data,

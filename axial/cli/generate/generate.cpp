@@ -110,7 +110,8 @@ void register_generate(CommandRegistry& registry) {
   registry.add("generate", "New sequences from a model", [](CLI::App& command) {
     auto arguments = std::make_shared<Arguments>();
     arguments->model.declare(command);
-    declare_out(command, arguments->out, "FASTA file");
+    arguments->model.declare_tokenizer(command);
+    declare_out(command, arguments->out, "FASTA file; -: stdout");
     command.add_option("--prompt", arguments->prompt,
                        "bases that every sequence starts with, for example ATG");
     command.add_flag("--through-stops", arguments->through_stops, "do not stop at a stop codon");

@@ -54,6 +54,7 @@ void register_score(CommandRegistry& registry) {
   registry.add("score", "Log-likelihood per record", [](CLI::App& command) {
     auto arguments = std::make_shared<Arguments>();
     arguments->model.declare(command);
+    arguments->model.declare_tokenizer(command);
     declare_data(command, arguments->data);
     declare_out(command, arguments->out,
                 "TSV with columns id, tokens, log_likelihood (natural logarithm); -: stdout");
