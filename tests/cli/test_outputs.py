@@ -157,6 +157,16 @@ def test_export_names_the_special_ids(exported):
     assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [1, 2, 3]
 
 
+def test_help_and_ranges(axial):
+    done = axial("score", "x", "--data", "y", "--out", "z", "--threads", "-1", check=False)
+    assert done.returncode == 2 and "4096" in done.stderr and len(done.stderr) < 200
+    text = axial("simulate", "genomes", "--help").stdout
+    assert re.search(r"--out .*REQUIRED", text) and "axial simulate genomes --out" in text
+    assert "axial train recipes" not in text
+    assert axial("simulate", "genomes", "--keys").stdout
+    assert "CLS" in axial("embed", "--help").stdout
+
+
 def test_demo_removes_only_its_own(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     done = subprocess.run(

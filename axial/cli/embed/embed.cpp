@@ -79,7 +79,10 @@ void register_embed(CommandRegistry& registry) {
                        "tokens that windows share; -1: half a window");
     command.add_option("--batch-tokens", arguments->windows.batch_tokens, "tokens run together")
         ->capture_default_str();
-    command.footer("Example:\n  axial embed runs/yeast --data genes.fasta --out genes.npy");
+    command.footer(
+        "Example:\n  axial embed runs/yeast --data genes.fasta --out genes.npy\n"
+        "The mean is over the tokens of the sequence: the begin and end tokens (CLS, SEP) are run, not "
+        "averaged.");
     return [arguments] { return run(*arguments); };
   });
 }

@@ -182,7 +182,7 @@ void register_eval(CommandRegistry& registry) {
     command.add_option("--seed", arguments->seed, "of the split, where there is no recipe")
         ->capture_default_str();
     command.add_option("--batch", arguments->batch, "rows per pass")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();
     command.add_option("--max-order", arguments->max_order, "longest n-gram")
         ->check(CLI::Range(2, 10))

@@ -56,8 +56,10 @@ void register_simulate(CommandRegistry& registry) {
     command.require_subcommand(1);
     CLI::App* genomes = command.add_subcommand("genomes", "Coding sequences that evolved on random trees");
     auto arguments = std::make_shared<Arguments>();
-    genomes->add_option("--out", arguments->out,
-                        "prefix: writes PREFIX.train.fasta, PREFIX.validation.fasta, PREFIX.json");
+    genomes
+        ->add_option("--out", arguments->out,
+                     "prefix: writes PREFIX.train.fasta, PREFIX.validation.fasta, PREFIX.json")
+        ->option_text("TEXT REQUIRED");  // not required(): --keys goes without it
     genomes->add_option("--set", arguments->overrides, "override a key: members=2; repeatable")
         ->take_all()
         ->allow_extra_args(false);
@@ -65,10 +67,13 @@ void register_simulate(CommandRegistry& registry) {
     genomes->callback([arguments] {
       if (!arguments->keys && arguments->out.empty()) throw CLI::RequiredError("--out");
     });
-    command.footer(
+    const char* examples =
         "Examples:\n"
         "  axial simulate genomes --out data/simulated\n"
-        "  axial simulate genomes --out data/small --set train_families=100 --set process.echo=0.5");
+        "  axial simulate genomes --out data/small --set train_families=100 --set process.echo=0.5\n"
+        "  axial simulate genomes --keys";
+    command.footer(examples);
+    genomes->footer(examples);  // else it inherits the program's
     return [arguments] { return run(*arguments); };
   });
 }

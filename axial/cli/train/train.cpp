@@ -142,17 +142,19 @@ int run(const Arguments& arguments) {
 void register_train(CommandRegistry& registry) {
   registry.add("train", "Train a model from a recipe", [](CLI::App& command) {
     auto arguments = std::make_shared<Arguments>();
-    command.add_option("RECIPE", arguments->recipe, "YAML file, for example recipes/genome_25m.yaml");
+    command.add_option("RECIPE", arguments->recipe, "YAML file, for example recipes/genome_25m.yaml")
+        ->option_text("TEXT REQUIRED");  // not required(): --keys goes without it
     command.add_option("--data", arguments->data,
                        "FASTA files, folders or patterns; replaces data.files of the recipe");
-    command.add_option("--out", arguments->out, "run folder; a run in it goes on");
+    command.add_option("--out", arguments->out, "run folder; a run in it goes on")
+        ->option_text("TEXT REQUIRED");
     command.add_option("--set", arguments->overrides, "override a key of the recipe: a.b=c; repeatable")
         ->take_all()
         ->allow_extra_args(false);
     command.add_flag("--overwrite", arguments->overwrite, "replace the run in the folder");
     command
         .add_option("--profile", arguments->profile, "measure N steps and print where the time goes, by op")
-        ->check(CLI::NonNegativeNumber);
+        ->check(CLI::Range(0, 1'000'000));
     command.add_flag("--keys", arguments->keys, "list every key of a recipe with its default and meaning");
     command.footer(
         "Examples:\n"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One vector per record: the mean of the last hidden state over its tokens. `axial embed` writes them.
+// One vector per record: the mean of the last hidden state over its tokens, CLS and SEP left out.
+// `axial embed` writes them.
 #pragma once
 
 #include <functional>
