@@ -5,13 +5,16 @@
 
 #include <cmath>
 #include <memory>
+#include <optional>
 
 #include "axial/cli/common/model_arguments.h"
 #include "axial/cli/common/registry.h"
 #include "axial/core/check/check.h"
+#include "axial/core/file/file.h"
 #include "axial/core/log/log.h"
 #include "axial/core/text/table.h"
 #include "axial/core/text/text.h"
+#include "axial/optim/schedule/schedule.h"
 #include "axial/train/profile/op_profile.h"
 #include "axial/train/recipe/run_recipe.h"
 #include "axial/train/run_folder/run_folder.h"
@@ -62,20 +65,29 @@ class StepProfile {
   std::string text_;
 };
 
-// Save the recipe of a new run; check that a run in the folder is the same one.
-void claim_folder(const RunFolder& folder, const RunRecipe& recipe, bool overwrite) {
-  if (overwrite) folder.erase_run();
-  const std::string saved = folder.saved_recipe();
-  if (!saved.empty()) {
-    const auto before =
-        recipe::parse<RunRecipe>(recipe::load_text(saved, (folder.path() / train::kRecipeFile).string()));
-    const std::vector<std::string> conflicts = train::recipe_conflicts(before, recipe);
-    AXIAL_CHECK(
-        conflicts.empty(), "train",
-        "'{}' holds another run (key: saved, now): {}; expected another --out, or --overwrite to replace it",
-        folder.path().string(), fmt::join(conflicts, "; "));
-  }
-  folder.save_recipe(train::resolved_text(recipe));
+// The recipe of the run that the folder holds already, when it is the same run; throws when it is another.
+std::optional<RunRecipe> same_run_in(const std::filesystem::path& folder, const RunRecipe& recipe) {
+  const std::filesystem::path path = folder / train::kRecipeFile;
+  if (!std::filesystem::exists(path)) return std::nullopt;
+  auto before = recipe::parse<RunRecipe>(recipe::load_text(read_file(path), path.string()));
+  const std::vector<std::string> conflicts = train::recipe_conflicts(before, recipe);
+  AXIAL_CHECK(
+      conflicts.empty(), "train",
+      "'{}' holds another run (key: saved, now): {}; expected another --out, or --overwrite to replace it",
+      folder.string(), fmt::join(conflicts, "; "));
+  return before;
+}
+
+// The schedule is a function of the step and of the number of all steps: another end is another curve.
+void warn_of_bent_schedule(const RunRecipe& before, const RunRecipe& now, int64_t step) {
+  const optim::ScheduleOptions& schedule = now.train.schedule;
+  const double planned = optim::schedule_factor(schedule, step, before.train.steps);
+  const double actual = optim::schedule_factor(schedule, step, now.train.steps);
+  if (before.train.steps == now.train.steps || schedule.kind == "constant") return;
+  log()->warn(
+      "train.steps was {} and is {}: the {} schedule bends after step {}, where the learning rate goes from "
+      "{:.3g} to {:.3g} of its peak; a run of {} steps from the start would have learned otherwise",
+      before.train.steps, now.train.steps, schedule.kind, step, planned, actual, now.train.steps);
 }
 
 nlohmann::json identity_of(const data::GenomeReport& report) {
@@ -105,16 +117,33 @@ void print_summary(const TrainResult& result, const models::Model& model,
   fmt::print("\n{}\ncheckpoint: {}\ncurve: {}\n", table.render(), result.checkpoint.string(), curve.string());
 }
 
+// Resume the run of the folder if there is one; false when it has more steps behind it than are asked for.
+bool go_on(train::Trainer& trainer, const std::optional<RunRecipe>& before, const RunRecipe& recipe) {
+  if (!trainer.resume()) return true;
+  const int64_t step = trainer.state().step;
+  if (step > recipe.train.steps) {
+    fmt::print("the run is at step {} already, train.steps is {}: nothing to do, nothing changed\n",
+               with_commas(step), with_commas(recipe.train.steps));
+    return false;
+  }
+  if (before) warn_of_bent_schedule(*before, recipe, step);
+  fmt::print("going on after step {}\n", with_commas(step));
+  return true;
+}
+
 int run(const Arguments& arguments) {
   if (arguments.keys) {
     fmt::print("{}", recipe::describe<RunRecipe>());
     return 0;
   }
   const RunRecipe recipe = train::read_run_recipe(arguments.recipe, arguments.overrides, arguments.data);
+  // Whatever can be refused without the data is refused first: reading them may take hours.
+  train::TrainerInputs inputs;
+  inputs.model =
+      train::build_model(recipe, models::all_models(), *data::make_tokenizer(recipe.data.tokenizer));
+  if (!arguments.overwrite) same_run_in(arguments.out, recipe);
   data::GenomeData genomes = data::open_genome_data(recipe.data, static_cast<uint64_t>(recipe.train.seed));
   print_report(genomes.report);
-  train::TrainerInputs inputs;
-  inputs.model = train::build_model(recipe, models::all_models(), *genomes.tokenizer);
   inputs.training = genomes.train.get();
   inputs.validation = genomes.validation.get();
   inputs.tokenizer = genomes.tokenizer->to_json();
@@ -124,10 +153,12 @@ int run(const Arguments& arguments) {
   StepProfile profile(arguments.profile);
   inputs.on_step = [&profile](int64_t, const train::StepOutcome&) { profile.after_step(); };
   make_parent(arguments.out / "x");
-  RunFolder folder(arguments.out);
-  claim_folder(folder, recipe, arguments.overwrite);
+  const RunFolder folder(arguments.out);
+  if (arguments.overwrite) folder.erase_run();
+  const std::optional<RunRecipe> before = same_run_in(folder.path(), recipe);  // again: now under the lock
   train::Trainer trainer(std::move(inputs), recipe.train, folder);
-  if (trainer.resume()) fmt::print("going on after step {}\n", with_commas(trainer.state().step));
+  if (!go_on(trainer, before, recipe)) return 0;
+  folder.save_recipe(train::resolved_text(recipe));  // only now is it sure that the run goes on with it
   std::fflush(stdout);
   const TrainResult result = trainer.run();
   profile.print();
