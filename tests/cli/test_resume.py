@@ -102,3 +102,48 @@ def test_another_run_in_the_folder_is_seen_before_any_data_is_read(
     )
     assert done.returncode == 1 and "train.seed" in done.stderr
     assert not cache.exists()
+
+
+def test_the_saved_recipe_finds_its_data_from_any_folder(axial, test_recipe, finished, tmp_path):
+    home, away = tmp_path / "ho[m]e", tmp_path / "away"  # a folder with pattern characters in its name
+    home.mkdir()
+    away.mkdir()
+    shutil.copy(finished[1], home / "genes.fasta")
+    for spelling in ["genes.fasta", "gen*.fasta", "."]:
+        run = tmp_path / f"run_{len(spelling)}"
+        steps = ["--set", "train.steps=2"]
+        train(axial, test_recipe, run, spelling, *steps, cwd=home)
+        saved = recipe_of(run)
+        assert str(home).replace("[", "\\[") in saved.replace("\\\\", "\\") or str(home) in saved
+        axial("eval", run, "--max-order", "2", "--threads", "1", cwd=away)
+        train(axial, test_recipe, run, spelling, *steps, cwd=home)  # the relative spelling is the same run
+        assert recipe_of(run) == saved
+
+
+def test_a_mixture_may_be_spelt_relatively_again(axial, test_recipe, finished, tmp_path):
+    shutil.copy(finished[1], tmp_path / "a.fasta")
+    write_genes(tmp_path / "b.fasta", count=40, seed=3)
+    text = test_recipe.read_text().replace(
+        "data:\n", "data:\n  mixture: [{files: [a.fasta], weight: 2}, {files: [b.fasta], weight: 1}]\n"
+    )
+    recipe = tmp_path / "mixture.yaml"
+    recipe.write_text(text)
+    arguments = ["train", recipe, "--out", tmp_path / "run", *ONE_THREAD]
+    axial(*arguments, "--set", "train.steps=2", cwd=tmp_path)
+    assert str(tmp_path / "b.fasta") in recipe_of(tmp_path / "run")
+    axial(*arguments, "--set", "train.steps=3", cwd=tmp_path)
+    done = axial(*arguments, "--set", "data.mixture.0.weight=3", cwd=tmp_path, check=False)
+    assert done.returncode == 1 and "mixture" in done.stderr
+    # --data stands for the mixture too
+    axial(
+        "train",
+        recipe,
+        "--data",
+        "a.fasta",
+        "--out",
+        tmp_path / "one",
+        "--set",
+        "train.steps=1",
+        cwd=tmp_path,
+    )
+    assert "b.fasta" not in recipe_of(tmp_path / "one")

@@ -158,7 +158,8 @@ int run(const Arguments& arguments) {
   const std::optional<RunRecipe> before = same_run_in(folder.path(), recipe);  // again: now under the lock
   train::Trainer trainer(std::move(inputs), recipe.train, folder);
   if (!go_on(trainer, before, recipe)) return 0;
-  folder.save_recipe(train::resolved_text(recipe));  // only now is it sure that the run goes on with it
+  folder.save_recipe(train::resolved_text(
+      train::with_absolute_paths(recipe)));  // only now is it sure that the run goes on with it
   std::fflush(stdout);
   const TrainResult result = trainer.run();
   profile.print();
@@ -175,8 +176,9 @@ void register_train(CommandRegistry& registry) {
     auto arguments = std::make_shared<Arguments>();
     command.add_option("RECIPE", arguments->recipe, "YAML file, for example recipes/genome_25m.yaml")
         ->option_text("TEXT REQUIRED");  // not required(): --keys goes without it
-    command.add_option("--data", arguments->data,
-                       "FASTA files, folders or patterns; replaces data.files of the recipe");
+    command.add_option(
+        "--data", arguments->data,
+        "FASTA files, folders or patterns; replaces data.files and data.mixture of the recipe");
     command.add_option("--out", arguments->out, "run folder; a run in it goes on")
         ->option_text("TEXT REQUIRED");
     command.add_option("--set", arguments->overrides, "override a key of the recipe: a.b=c; repeatable")

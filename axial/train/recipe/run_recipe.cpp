@@ -2,11 +2,15 @@
 // Reading, resolving and comparing run recipes.
 #include "axial/train/recipe/run_recipe.h"
 
+#include <algorithm>
+
 #include "axial/core/check/check.h"
 #include "axial/train/checkpoint/checkpoint.h"
 
 namespace axial::train {
 namespace {
+
+namespace fs = std::filesystem;
 
 // Settings that do not decide what is learned in which order.
 constexpr const char* kFree[] = {"/train/steps",          "/train/log_every", "/train/checkpoint_every",
@@ -14,8 +18,38 @@ constexpr const char* kFree[] = {"/train/steps",          "/train/log_every", "/
                                  "/train/keep_last",      "/data/files",      "/data/cache",
                                  "/data/validation_files"};
 
+// A pattern may not take a folder named "run[1]" of the working directory for a part of itself.
+std::string escaped(const std::string& folder) {
+  std::string out;
+  for (const char c : folder) {
+    if (std::string_view("*?[\\").find(c) != std::string_view::npos) out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+// As data/input reads names: what exists is literal, anything else with * ? [ is a pattern, ~ is the home.
+std::string absolute_path(const std::string& text) {
+  std::error_code error;
+  if (text.empty() || text.front() == '/') return text;
+  const bool literal = fs::exists(text, error);
+  if (!literal && text.front() == '~') return text;
+  const fs::path path(text);
+  // Without ".." normalising is safe: ".." behind a symbolic link would lead elsewhere.
+  const bool climbs = std::find(path.begin(), path.end(), "..") != path.end();
+  const std::string tail = climbs ? text : path.lexically_normal().string();
+  const bool pattern = !literal && text.find_first_of("*?[") != std::string::npos;
+  const std::string here = fs::current_path().string();
+  if (tail == ".") return here;
+  return (fs::path(pattern ? escaped(here) : here) / tail).string();
+}
+
+void make_absolute(std::vector<std::string>& files) {
+  for (std::string& file : files) file = absolute_path(file);
+}
+
 nlohmann::json binding_part(const RunRecipe& recipe) {
-  nlohmann::json value = recipe::options_to_json(recipe);
+  nlohmann::json value = recipe::options_to_json(with_absolute_paths(recipe));
   for (const char* path : kFree) {
     const nlohmann::json::json_pointer pointer(path);
     if (value.contains(pointer)) value[pointer.parent_pointer()].erase(pointer.back());
@@ -33,9 +67,19 @@ RunRecipe read_run_recipe(const std::filesystem::path& path, const std::vector<s
     recipe::Node list = recipe::Node::list();
     for (const std::string& file : files) list.items.push_back(recipe::Node::text(file));
     if (root.find("data") == nullptr) root.set("data", recipe::Node::section());
-    root.find("data")->set("files", std::move(list));
+    recipe::Node& data = *root.find("data");
+    std::erase_if(data.entries, [](const recipe::Node::Entry& entry) { return entry.key == "mixture"; });
+    data.set("files", std::move(list));
   }
   return recipe::parse<RunRecipe>(root);
+}
+
+RunRecipe with_absolute_paths(RunRecipe recipe) {
+  make_absolute(recipe.data.files);
+  make_absolute(recipe.data.validation_files);
+  for (data::GenomeGroup& group : recipe.data.mixture) make_absolute(group.files);
+  if (recipe.data.cache != "none") recipe.data.cache = absolute_path(recipe.data.cache);
+  return recipe;
 }
 
 std::string resolved_text(const RunRecipe& recipe) { return recipe::dump(recipe); }

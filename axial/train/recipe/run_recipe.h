@@ -28,10 +28,14 @@ struct RunRecipe {
   }
 };
 
-/// Read a recipe file and apply overrides ("train.steps=100"); `files` (from --data) replace those it names.
-/// Throws RecipeError naming file, line and nearest key; IoError.
+/// Read a recipe file and apply overrides ("train.steps=100"); `files` (from --data) replace data.files and
+/// data.mixture. Throws RecipeError naming file, line and nearest key; IoError.
 RunRecipe read_run_recipe(const std::filesystem::path& path, const std::vector<std::string>& overrides,
                           const std::vector<std::string>& files);
+
+/// The recipe with every path of data (files, patterns, folders, the cache) absolute: what a run saves, so
+/// that it finds its data from any folder. A "~" stays, it means the same everywhere.
+RunRecipe with_absolute_paths(RunRecipe recipe);
 
 /// The recipe as text that reads back equal.
 std::string resolved_text(const RunRecipe& recipe);
@@ -42,7 +46,7 @@ models::Model build_model(const RunRecipe& recipe, const models::ModelRegistry& 
                           const data::Tokenizer& tokenizer);
 
 /// What must not change when a run goes on: "key: saved, now" of the first differences. Steps, logging,
-/// intervals, threads, and where files and caches lie may change.
+/// intervals, threads, and where files and caches lie may change; files of a mixture may be spelt otherwise.
 std::vector<std::string> recipe_conflicts(const RunRecipe& saved, const RunRecipe& now);
 
 }  // namespace axial::train
