@@ -2,6 +2,9 @@
 // `axial info`: what a model folder holds.
 #include <fmt/format.h>
 
+#include <functional>
+#include <numeric>
+
 #include "axial/cli/common/model_arguments.h"
 #include "axial/cli/common/registry.h"
 #include "axial/core/text/table.h"
@@ -24,6 +27,7 @@ nlohmann::json summary_of(const train::LoadedModel& loaded) {
                          {"num_parameters", loaded.model.parameters->num_elements()}};
   if (loaded.step) summary["step"] = *loaded.step;
   if (loaded.validation_loss) summary["validation_loss"] = *loaded.validation_loss;
+  if (!loaded.damage.empty()) summary["damage"] = loaded.damage;
   return summary;
 }
 
@@ -41,19 +45,23 @@ void print_config(const nlohmann::json& config, const std::string& indent) {
 void print_parameters(const parallel::ParameterTable& parameters) {
   TextTable table({{"parameter"}, {"shape"}, {"elements", Align::kRight}});
   for (const auto& row : parameters.rows()) {
-    table.add_row({row->spec.name, fmt::format("[{}]", fmt::join(row->spec.shape, ", ")),
-                   with_commas(row->value.numel())});
+    const auto& shape = row->spec.shape;
+    const int64_t elements = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+    table.add_row({row->spec.name, fmt::format("[{}]", fmt::join(shape, ", ")), with_commas(elements)});
   }
   fmt::print("\n{}", table.render());
 }
 
 int run(const Arguments& arguments) {
-  const train::LoadedModel loaded = arguments.model.load();
+  train::LoadOptions options;
+  if (arguments.model.checkpoint == "last") options.which = train::WhichCheckpoint::kLast;
+  const auto loaded = train::describe_model(arguments.model.path, models::all_models(), options);
   if (arguments.json) {
     fmt::print("{}\n", summary_of(loaded).dump(1));
     return 0;
   }
   fmt::print("{}\n", loaded.source);
+  if (!loaded.damage.empty()) fmt::print("damaged, cannot be loaded: {}\n", loaded.damage);
   fmt::print("model: {}, {} parameters\n", loaded.model.type,
              with_commas(loaded.model.parameters->num_elements()));
   if (loaded.step) fmt::print("step: {}\n", *loaded.step);

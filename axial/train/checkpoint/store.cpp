@@ -84,12 +84,12 @@ std::vector<FoundCheckpoint> CheckpointStore::list() const {
   return found;
 }
 
-std::optional<CheckpointIndex> CheckpointStore::newest_good() const {
+std::optional<CheckpointIndex> CheckpointStore::newest_good(CheckpointParts parts) const {
   std::vector<FoundCheckpoint> found = list();
   for (; !found.empty(); found.pop_back()) {
     try {
       CheckpointIndex index = read_checkpoint_index(found.back().folder);
-      verify_checkpoint(index, CheckpointParts::kEverything);
+      verify_checkpoint(index, parts);
       return index;
     } catch (const UnsupportedError&) {
       throw;  // whole, but of a newer build: going back would lose work

@@ -41,10 +41,10 @@ class CheckpointStore {
   /// All that are there, oldest first; damaged ones included.
   std::vector<FoundCheckpoint> list() const;
 
-  /// Newest checkpoint that verifies in full. Damaged newer ones are passed over with a warning that names
+  /// Newest checkpoint of which `parts` verify. Damaged newer ones are passed over with a warning that names
   /// the file. Absent when there is none at all; throws ValueError when all are damaged, UnsupportedError
   /// when one is of a newer format.
-  std::optional<CheckpointIndex> newest_good() const;
+  std::optional<CheckpointIndex> newest_good(CheckpointParts parts = CheckpointParts::kEverything) const;
 
   /// The one with the smallest validation loss among those whose index reads; absent when none has one.
   std::optional<CheckpointIndex> best() const;

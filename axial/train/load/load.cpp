@@ -15,31 +15,76 @@ namespace {
 namespace fs = std::filesystem;
 constexpr std::string_view kOp = "load";
 
-LoadedModel load_checkpoint(const CheckpointIndex& index, const models::ModelRegistry& registry,
-                            const LoadOptions& options) {
-  verify_checkpoint(index, CheckpointParts::kValues);
+LoadedModel describe(const CheckpointIndex& index, const models::ModelRegistry& registry) {
   LoadedModel out;
   out.model = registry.at(index.state.model_type).build(index.state.model_config);
-  AXIAL_CHECK(!index.parameters.empty(), kOp, "'{}' has no parameters", index.folder.string());
-  const DType stored = index.parameters.begin()->second.parts.at("value").dtype;
-  out.model.parameters->materialize(at::kCPU, options.dtype.value_or(ops::scalar_type_of(stored)),
-                                    index.state.seed);
-  load_parameters(index, CheckpointParts::kValues, *out.model.parameters);
   out.tokenizer = index.state.tokenizer;
+  out.data = index.state.data;
   out.step = index.state.step;
   out.validation_loss = index.state.validation_loss;
   out.source = fmt::format("checkpoint '{}' (step {})", index.folder.string(), index.state.step);
   return out;
 }
 
-CheckpointIndex choose(const fs::path& checkpoints, const LoadOptions& options) {
-  const CheckpointStore store(checkpoints);
-  if (options.which == WhichCheckpoint::kBest) {
-    if (auto best = store.best()) return std::move(*best);
+LoadedModel load_checkpoint(const CheckpointIndex& index, const models::ModelRegistry& registry,
+                            const LoadOptions& options) {
+  LoadedModel out = describe(index, registry);
+  AXIAL_CHECK(!index.parameters.empty(), kOp, "'{}' has no parameters", index.folder.string());
+  const DType stored = index.parameters.begin()->second.parts.at("value").dtype;
+  out.model.parameters->materialize(at::kCPU, options.dtype.value_or(ops::scalar_type_of(stored)),
+                                    index.state.seed);
+  load_parameters(index, CheckpointParts::kValues, *out.model.parameters);
+  return out;
+}
+
+// The best checkpoint when its weights are whole.
+std::optional<CheckpointIndex> whole_best(const CheckpointStore& store) {
+  auto best = store.best();
+  if (!best) return std::nullopt;
+  try {
+    verify_checkpoint(*best, CheckpointParts::kValues);
+    return best;
+  } catch (const Error& e) {
+    log()->warn("the best checkpoint, step {}, is damaged: {}; taking the newest whole one instead",
+                best->state.step, e.what());
+    return std::nullopt;
   }
-  auto newest = store.newest_good();
-  AXIAL_CHECK(newest.has_value(), kOp, "'{}' has no checkpoint yet", checkpoints.string());
+}
+
+// The verified index of the checkpoint that `path`, a run or a checkpoint folder, stands for.
+CheckpointIndex choose(const fs::path& path, const LoadOptions& options) {
+  if (!fs::is_directory(path / kCheckpointsFolder)) {
+    CheckpointIndex named = read_checkpoint_index(path);
+    verify_checkpoint(named, CheckpointParts::kValues);
+    return named;
+  }
+  const CheckpointStore store(path / kCheckpointsFolder);
+  if (options.which == WhichCheckpoint::kBest) {
+    if (auto best = whole_best(store)) return std::move(*best);
+  }
+  auto newest = store.newest_good(CheckpointParts::kValues);
+  AXIAL_CHECK(newest.has_value(), kOp, "'{}' has no checkpoint yet", (path / kCheckpointsFolder).string());
   return std::move(*newest);
+}
+
+// The newest index that reads, whatever its files are like.
+std::optional<CheckpointIndex> any_readable(const fs::path& path) {
+  std::vector<fs::path> folders{path};
+  for (const FoundCheckpoint& found : CheckpointStore(path / kCheckpointsFolder).list()) {
+    folders.push_back(found.folder);
+  }
+  for (auto folder = folders.rbegin(); folder != folders.rend(); ++folder) {
+    try {
+      return read_checkpoint_index(*folder);
+    } catch (const Error&) {
+      continue;
+    }
+  }
+  return std::nullopt;
+}
+
+bool is_checkpoint(const fs::path& path) {
+  return fs::is_directory(path / kCheckpointsFolder) || fs::exists(path / "index.json");
 }
 
 void drop_training_state(parallel::ParameterTable& parameters) {
@@ -52,10 +97,8 @@ LoadedModel load_model(const fs::path& path, const models::ModelRegistry& regist
                        const LoadOptions& options) {
   AXIAL_CHECK(fs::exists(path), kOp, "'{}' does not exist", path.string());
   LoadedModel out;
-  if (fs::is_directory(path / kCheckpointsFolder)) {
-    out = load_checkpoint(choose(path / kCheckpointsFolder, options), registry, options);
-  } else if (fs::exists(path / "index.json")) {
-    out = load_checkpoint(read_checkpoint_index(path), registry, options);
+  if (is_checkpoint(path)) {
+    out = load_checkpoint(choose(path, options), registry, options);
   } else if (fs::exists(path / "config.json")) {
     HuggingFaceModel read = read_hugging_face(path, registry, options.dtype);
     out.model = std::move(read.model);
@@ -70,6 +113,22 @@ LoadedModel load_model(const fs::path& path, const models::ModelRegistry& regist
   }
   drop_training_state(*out.model.parameters);
   return out;
+}
+
+LoadedModel describe_model(const fs::path& path, const models::ModelRegistry& registry,
+                           const LoadOptions& options) {
+  if (!is_checkpoint(path)) return load_model(path, registry, options);
+  try {
+    return describe(choose(path, options), registry);
+  } catch (const UnsupportedError&) {
+    throw;  // of a newer format: its fields may mean something else
+  } catch (const Error& e) {
+    const auto readable = any_readable(path);
+    if (!readable) throw;
+    LoadedModel out = describe(*readable, registry);
+    out.damage = e.what();
+    return out;
+  }
 }
 
 }  // namespace axial::train

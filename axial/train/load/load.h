@@ -33,11 +33,19 @@ struct LoadedModel {
   std::string source;        ///< for messages: what was loaded from where
   std::optional<int64_t> step;
   std::optional<double> validation_loss;
+  nlohmann::json data;  ///< identifies the training data (RunState::data); null outside of runs
+  std::string damage;   ///< of describe_model: why the weights cannot be loaded; empty: they can
 };
 
-/// Throws ValueError that lists what was looked for when `path` is none of the three, and the errors of
-/// checkpoint.h and hugging_face.h.
+/// Of a run folder whose best checkpoint is damaged the newest whole one is taken, with a warning that names
+/// the damaged file; a checkpoint that was named itself is taken or refused. Throws ValueError that lists
+/// what was looked for when `path` is none of the three, and the errors of checkpoint.h and hugging_face.h.
 LoadedModel load_model(const std::filesystem::path& path, const models::ModelRegistry& registry,
                        const LoadOptions& options = {});
+
+/// The same without the weights of a checkpoint: its parameters are declared, not materialised. Every file is
+/// verified all the same; when no checkpoint is whole, a readable one is described and `damage` says why.
+LoadedModel describe_model(const std::filesystem::path& path, const models::ModelRegistry& registry,
+                           const LoadOptions& options = {});
 
 }  // namespace axial::train
