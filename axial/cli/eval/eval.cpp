@@ -9,6 +9,7 @@
 #include "axial/cli/common/registry.h"
 #include "axial/core/check/check.h"
 #include "axial/core/file/file.h"
+#include "axial/core/log/log.h"
 #include "axial/core/progress/progress.h"
 #include "axial/data/ngram/baselines.h"
 #include "axial/data/simulate/simulate.h"
@@ -37,8 +38,9 @@ struct Arguments {
 
 // The run folder that a path lies in: itself, or the owner of a checkpoint. Empty when there is none.
 fs::path run_folder_of(const fs::path& path) {
-  for (const fs::path& folder : {path, fs::absolute(path).parent_path().parent_path()}) {
-    if (fs::exists(folder / train::kRecipeFile)) return folder;
+  const fs::path folder = fs::weakly_canonical(path);  // without the "/" that a shell completes
+  for (const fs::path& candidate : {folder, folder.parent_path().parent_path()}) {
+    if (fs::exists(candidate / train::kRecipeFile)) return candidate;
   }
   return {};
 }
@@ -47,6 +49,8 @@ fs::path run_folder_of(const fs::path& path) {
 struct Question {
   data::GenomeDataOptions data;
   uint64_t seed = 0;
+  bool of_run = false;         ///< a run's recipe is behind it
+  double trained_without = 0;  ///< share of the records that the run held out; 0: unknown
 };
 
 // A run's own recipe says how its data was split; other folders take the defaults and the command line.
@@ -59,6 +63,9 @@ Question question_of(const Arguments& arguments, const fs::path& run_folder,
     const auto recipe = recipe::parse<train::RunRecipe>(recipe::load_text(read_file(path), path.string()));
     question.data = recipe.data;
     question.seed = static_cast<uint64_t>(recipe.train.seed);
+    question.of_run = true;
+    question.trained_without =
+        recipe.data.validation_files.empty() ? recipe.data.split.validation_fraction : 0;
   } else {
     question.data.tokenizer = tokenizer_of(loaded)->options();
     question.data.sequence_length = loaded.model.config.value("max_positions", question.data.sequence_length);
@@ -67,11 +74,36 @@ Question question_of(const Arguments& arguments, const fs::path& run_folder,
   if (!arguments.data.empty()) {
     question.data.files = arguments.data;
     question.data.mixture.clear();
-    question.data.validation_files.clear();
   }
   if (!arguments.validation_data.empty()) question.data.validation_files = arguments.validation_data;
   if (arguments.validation_fraction) question.data.split.validation_fraction = *arguments.validation_fraction;
   return question;
+}
+
+// Records that a run trained on say little about it: refuse to judge them where they can be told, warn where
+// they cannot. A share of the run's or less, drawn with the run's seed, is always among what it held out.
+void check_held_out(const Arguments& arguments, const Question& question, const train::LoadedModel& loaded,
+                    const data::GenomeReport& report) {
+  if (!question.of_run || loaded.data.is_null() || loaded.data.value("content", "") == report.content) return;
+  const bool same_records = loaded.data.value("records", int64_t{-1}) == report.records &&
+                            loaded.data.value("tokens", int64_t{-1}) == report.tokens;
+  const bool given = !question.data.validation_files.empty();
+  const double fraction = question.data.split.validation_fraction;
+  const bool larger = !given && fraction > question.trained_without;
+  AXIAL_CHECK(
+      !(same_records && larger), "eval",
+      "{} was trained on records that would be judged; expected validation_fraction at most {}, as the "
+      "run's recipe has it, got {}",
+      loaded.source, question.trained_without, fraction);
+  if (given && arguments.validation_data.empty()) {
+    log()->warn(
+        "judged: validation_files of the run's recipe; --data only fits the baselines "
+        "(--validation-data judges other records)");
+  } else if (given || larger || question.data.split.keep_near_duplicates_together) {
+    log()->warn(
+        "the judged records are others than those that the run held out: whether it was trained on "
+        "some of them is not checked");
+  }
 }
 
 BaselineRow model_row(train::LoadedModel& loaded, const data::GenomeData& genomes, int64_t batch) {
@@ -142,6 +174,7 @@ int run(const Arguments& arguments) {
   const Question question = question_of(arguments, run_folder, loaded);
   const data::GenomeData genomes = data::open_genome_data(question.data, question.seed);
   print_report(genomes.report);
+  check_held_out(arguments, question, loaded, genomes.report);
   AXIAL_CHECK(genomes.validation != nullptr, "eval",
               "no record validates; expected split.validation_fraction above 0 or --validation-data");
   AXIAL_CHECK(genomes.tokenizer->to_json() == loaded.tokenizer, "eval",
@@ -173,8 +206,10 @@ void register_eval(CommandRegistry& registry) {
     auto arguments = std::make_shared<Arguments>();
     arguments->model.declare(command);
     arguments->model.declare_tokenizer(command);
-    command.add_option("--data", arguments->data,
-                       "FASTA files; split as the run's recipe says. Default: the run's own");
+    command.add_option(
+        "--data", arguments->data,
+        "FASTA files; split as the run's recipe says, or beside its validation_files. Default: "
+        "the run's own");
     command.add_option("--validation-data", arguments->validation_data,
                        "judge these records; --data only fits baselines");
     command.add_option("--validation-fraction", arguments->validation_fraction,
