@@ -147,3 +147,18 @@ def test_a_mixture_may_be_spelt_relatively_again(axial, test_recipe, finished, t
         cwd=tmp_path,
     )
     assert "b.fasta" not in recipe_of(tmp_path / "one")
+
+
+def test_keys_include_the_models(axial):
+    listed = axial("train", "--keys").stdout
+    model = listed[listed.index("model:") : listed.index("\ndata:")]
+    for key in [
+        "type:",
+        "preset:",
+        "genslm_25m",
+        "hidden_size:",
+        "rotary:",
+        "fraction:",
+        "residual_dropout:",
+    ]:
+        assert key in model, key

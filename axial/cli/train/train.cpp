@@ -133,7 +133,7 @@ bool go_on(train::Trainer& trainer, const std::optional<RunRecipe>& before, cons
 
 int run(const Arguments& arguments) {
   if (arguments.keys) {
-    fmt::print("{}", recipe::describe<RunRecipe>());
+    fmt::print("{}", train::describe_recipe(models::all_models()));
     return 0;
   }
   const RunRecipe recipe = train::read_run_recipe(arguments.recipe, arguments.overrides, arguments.data);

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "axial/core/recipe/recipe.h"
 #include "axial/parallel/block/block.h"
 #include "axial/parallel/parameter_table/parameter_table.h"
 
@@ -57,6 +58,8 @@ struct ModelEntry {
   /// Check the config strictly (unknown key: ValueError with the nearest) and build.
   std::function<Model(const nlohmann::json& config)> build;
   HuggingFaceAdapter hugging_face;
+  /// The settings that `build` takes, for `axial train --keys`; empty: not listed.
+  std::vector<recipe::Field> fields = {};
 };
 
 /// Models by name.

@@ -129,6 +129,19 @@ void DecoderConfig::complete() {
   if (ffn_size == 0) ffn_size = 4 * hidden_size;
 }
 
+std::vector<recipe::Field> decoder_fields() {
+  std::vector<recipe::Field> fields = recipe::fields_of<DecoderConfig>();
+  for (recipe::Field& field : fields) {
+    if (field.path == "vocab_size") field.doc += "; absent: the tokenizer's";
+    if (field.path == "hidden_size" || field.path == "num_layers" || field.path == "num_heads") {
+      field.doc += "; required without a preset";
+    }
+  }
+  const std::string names = fmt::format("{}", fmt::join(decoder_presets(), " | "));
+  fields.insert(fields.begin(), {"preset", names, "null", "named size that the other keys then change"});
+  return fields;
+}
+
 DecoderConfig read_decoder_config(const nlohmann::json& settings) {
   AXIAL_CHECK(settings.is_object(), "decoder", "configuration; expected settings by name, got {}",
               settings.dump());

@@ -144,6 +144,9 @@ std::vector<std::string> decoder_presets();
 /// Throws ValueError with the nearest name.
 DecoderConfig decoder_preset(const std::string& name);
 
+/// Every setting of a recipe's `model:` with its default and meaning, "preset" first.
+std::vector<recipe::Field> decoder_fields();
+
 /// Settings of a recipe's `model:`: an optional "preset" and overrides (and "type": "decoder"); completed and
 /// checked. Throws RecipeError or ValueError with paths below "model".
 DecoderConfig read_decoder_config(const nlohmann::json& settings);

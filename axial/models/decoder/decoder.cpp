@@ -124,6 +124,7 @@ void register_decoder(ModelRegistry& registry) {
   ModelEntry entry;
   entry.build = [](const nlohmann::json& settings) { return build_decoder(read_decoder_config(settings)); };
   entry.hugging_face = decoder_hugging_face();
+  entry.fields = decoder_fields();
   registry.add("decoder", std::move(entry));
 }
 

@@ -12,6 +12,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kDefaultModel = "decoder";
+
 // Settings that do not decide what is learned in which order.
 constexpr const char* kFree[] = {"/train/steps",          "/train/log_every", "/train/checkpoint_every",
                                  "/train/validate_every", "/train/threads",   "/train/validate_rows",
@@ -84,11 +86,32 @@ RunRecipe with_absolute_paths(RunRecipe recipe) {
 
 std::string resolved_text(const RunRecipe& recipe) { return recipe::dump(recipe); }
 
+std::string describe_recipe(const models::ModelRegistry& registry) {
+  const std::vector<std::string> types = registry.types();
+  std::vector<recipe::Field> all;
+  for (recipe::Field& field : recipe::fields_of<RunRecipe>()) {
+    const bool model = field.path == "model";
+    all.push_back(std::move(field));
+    if (!model) continue;
+    all.back().is_section = true;
+    all.back().doc = "what is trained; the keys below type are those of each type";
+    all.push_back({"model.type", fmt::format("{}", fmt::join(types, " | ")), kDefaultModel, "which model"});
+    for (const std::string& type : types) {
+      for (recipe::Field key : registry.at(type).fields) {
+        key.path = "model." + key.path;
+        if (types.size() > 1) key.doc = fmt::format("{}: {}", type, key.doc);
+        all.push_back(std::move(key));
+      }
+    }
+  }
+  return recipe::describe_fields(all);
+}
+
 models::Model build_model(const RunRecipe& recipe, const models::ModelRegistry& registry,
                           const data::Tokenizer& tokenizer) {
   return recipe::with_locations(recipe.model, "model", [&] {
     nlohmann::json settings = recipe::to_json(recipe.model);
-    const std::string type = settings.value("type", "decoder");
+    const std::string type = settings.value("type", kDefaultModel);
     settings.erase("type");
     if (!settings.contains("vocab_size")) settings["vocab_size"] = tokenizer.vocab_size();
     models::Model model = registry.at(type).build(settings);

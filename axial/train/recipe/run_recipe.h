@@ -40,6 +40,9 @@ RunRecipe with_absolute_paths(RunRecipe recipe);
 /// The recipe as text that reads back equal.
 std::string resolved_text(const RunRecipe& recipe);
 
+/// Help text: every key of a recipe, those of each registered model below `model:`.
+std::string describe_recipe(const models::ModelRegistry& registry);
+
 /// Build the recipe's model for a tokenizer: "vocab_size" follows from it unless set. Throws RecipeError with
 /// the line of the setting at fault, ValueError when rows are longer than the model's positions.
 models::Model build_model(const RunRecipe& recipe, const models::ModelRegistry& registry,
