@@ -97,7 +97,7 @@ void Progress::finish(std::string_view note) {
   if (finished_) return;
   finished_ = true;
   now_ = options_.clock();
-  if (style_ == ProgressStyle::kQuiet) return;
+  if (style_ == ProgressStyle::kQuiet || now_ - started_ < options_.quiet_s) return;
   const bool terminal = style_ == ProgressStyle::kTerminal;
   const std::string text = line(note, true, std::string::npos);
   write_now(options_.stream, fmt::format("{}{}\n", terminal ? kClearLine : "", text));
@@ -113,7 +113,7 @@ void Progress::record(int64_t done, double now) {
 }
 
 void Progress::draw(std::string_view note) {
-  if (style_ == ProgressStyle::kQuiet) return;
+  if (style_ == ProgressStyle::kQuiet || now_ - started_ < options_.quiet_s) return;
   const bool terminal = style_ == ProgressStyle::kTerminal;
   const double interval = terminal ? options_.terminal_interval_s : options_.plain_interval_s;
   if (now_ - last_drawn_ < interval) return;

@@ -25,6 +25,7 @@ struct ProgressOptions {
   int64_t start = 0;                 ///< done before this process (resume); not part of the rate
   double plain_interval_s = 5.0;     ///< time between two lines when not on a terminal
   double terminal_interval_s = 0.1;  ///< time between two redraws on a terminal
+  double quiet_s = 0.0;              ///< a job that ends before leaves no line at all
   ProgressStyle style = ProgressStyle::kAutomatic;
   std::FILE* stream = stderr;     ///< not owned; must outlive the Progress
   std::function<double()> clock;  ///< seconds, never falling; empty: the steady clock

@@ -338,9 +338,11 @@ void FastaParser::fail_binary(unsigned char c) const {
 }
 
 FastaCounts read_fasta(const std::filesystem::path& path, FastaOptions options,
-                       const FastaParser::OnRecord& on_record) {
+                       const FastaParser::OnRecord& on_record,
+                       const std::function<void(int64_t)>& on_stored) {
   FastaParser parser(path.string(), options, on_record);
-  for_each_piece(path, [&](std::string_view piece) { parser.feed(piece); });
+  for_each_piece(
+      path, [&](std::string_view piece) { parser.feed(piece); }, on_stored);
   parser.finish();
   return parser.counts();
 }

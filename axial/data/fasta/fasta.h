@@ -110,8 +110,10 @@ class FastaParser {
   int64_t judged_after_ = 0;
 };
 
-/// Parse a whole file (plain, gzip or zstd) and return what was seen. Throws as InputStream and FastaParser.
+/// Parse a whole file (plain, gzip or zstd) and return what was seen. `on_stored`, for progress, is told now
+/// and then how many stored bytes were read. Throws as InputStream and FastaParser.
 FastaCounts read_fasta(const std::filesystem::path& path, FastaOptions options,
-                       const FastaParser::OnRecord& on_record);
+                       const FastaParser::OnRecord& on_record,
+                       const std::function<void(int64_t)>& on_stored = nullptr);
 
 }  // namespace axial::data

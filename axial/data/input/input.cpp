@@ -51,17 +51,22 @@ class RawFile {
   size_t read_some(char* at, size_t bytes) {
     for (;;) {
       const ssize_t got = ::read(fd_, at, bytes);
-      if (got >= 0) return static_cast<size_t>(got);
+      if (got >= 0) {
+        stored_bytes_ += got;
+        return static_cast<size_t>(got);
+      }
       if (errno != EINTR) fail<IoError>("input", "cannot read '{}': {}", name_, std::strerror(errno));
     }
   }
   const std::string& name() const { return name_; }
+  int64_t stored_bytes() const { return stored_bytes_; }
 
  private:
   std::string name_;
   std::vector<char> buffer_;
   size_t begin_ = 0;
   size_t end_ = 0;
+  int64_t stored_bytes_ = 0;
   int fd_ = -1;
 };
 
@@ -228,14 +233,16 @@ InputStream::~InputStream() = default;
 
 size_t InputStream::read(std::span<char> buffer) { return decoder_->read(buffer); }
 Compression InputStream::compression() const { return decoder_->kind; }
+int64_t InputStream::stored_bytes() const { return decoder_->raw->stored_bytes(); }
 
-void for_each_piece(const std::filesystem::path& path,
-                    const std::function<void(std::string_view)>& on_piece) {
+void for_each_piece(const std::filesystem::path& path, const std::function<void(std::string_view)>& on_piece,
+                    const std::function<void(int64_t)>& on_stored) {
   InputStream stream(path);
   std::vector<char> buffer(kPiece);
   for (;;) {
     const size_t got = stream.read(buffer);
     if (got > 0) on_piece({buffer.data(), got});
+    if (on_stored) on_stored(stream.stored_bytes());
     if (got < buffer.size()) return;
   }
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -34,6 +35,8 @@ class InputStream {
   /// Fill the buffer as far as possible; fewer bytes than asked for (0 included) only at the end.
   size_t read(std::span<char> buffer);
   Compression compression() const;
+  /// Stored (packed) bytes read so far, the look-ahead included: how far into the file this is.
+  int64_t stored_bytes() const;
 
   struct Decoder;  ///< one of three, in input.cpp
 
@@ -41,8 +44,10 @@ class InputStream {
   std::unique_ptr<Decoder> decoder_;
 };
 
-/// Hand all unpacked bytes of a file to `on_piece`, in order, in pieces of about 1 MiB.
-void for_each_piece(const std::filesystem::path& path, const std::function<void(std::string_view)>& on_piece);
+/// Hand all unpacked bytes of a file to `on_piece`, in order, in pieces of about 1 MiB. `on_stored`, for
+/// progress, is told after each piece how many stored bytes were read.
+void for_each_piece(const std::filesystem::path& path, const std::function<void(std::string_view)>& on_piece,
+                    const std::function<void(int64_t)>& on_stored = nullptr);
 
 /// What a list of names, folders and patterns stands for.
 struct InputFiles {

@@ -12,6 +12,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "axial/core/progress/progress.h"
+
 namespace axial::data {
 namespace {
 
@@ -19,6 +21,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kFormat = "axial token cache 1";
 constexpr size_t kNamesKept = 8;
+constexpr double kQuiet_s = 5;  // before a line of progress
 
 class FileSink final : public StoreSink {
  public:
@@ -65,21 +68,34 @@ class BuildLock {
   int fd_ = -1;
 };
 
+int64_t bytes_of(const fs::path& file) {
+  std::error_code error;
+  const auto bytes = fs::file_size(file, error);
+  return error ? 0 : static_cast<int64_t>(bytes);
+}
+
 void build(const std::vector<fs::path>& files, const Tokenizer& tokenizer, const std::string& key,
            StoreSink& sink) {
   TokenStoreWriter writer(sink, key, tokenizer.vocab_size());
   StoreCounts counts;
   std::vector<int32_t> tokens;
   const FastaOptions options{tokenizer.reads_nucleotides() ? Alphabet::kNucleotide : Alphabet::kAny};
+  int64_t total = 0;
+  for (const fs::path& file : files) total += bytes_of(file);
+  Progress progress({.label = "read FASTA", .unit = "bytes", .total = total, .quiet_s = kQuiet_s});
+  int64_t before = 0;
   for (size_t f = 0; f < files.size(); ++f) {
-    const FastaCounts seen = read_fasta(files[f], options, [&](const FastaRecord& record) {
+    const auto on_record = [&](const FastaRecord& record) {
       if (tokenizer.encode(record.sequence, tokens, counts.encode)) {
         const uint64_t hash = XXH3_64bits(record.sequence.data(), record.sequence.size());
         writer.add(record.name, hash, static_cast<int64_t>(f), tokens);
       } else if (counts.too_short_names.size() < kNamesKept) {
         counts.too_short_names.emplace_back(record.name);
       }
-    });
+    };
+    const FastaCounts seen =
+        read_fasta(files[f], options, on_record, [&](int64_t stored) { progress.update(before + stored); });
+    before += bytes_of(files[f]);
     counts.fasta.records += seen.records;
     counts.fasta.bases += seen.bases;
     counts.fasta.gaps += seen.gaps;
@@ -94,6 +110,7 @@ void build(const std::vector<fs::path>& files, const Tokenizer& tokenizer, const
       "no record of {} file(s) has a token ({} are empty, {} shorter than one token); the first is '{}'",
       files.size(), counts.fasta.empty, counts.encode.too_short, files[0].string());
   writer.finish(std::move(counts));
+  progress.finish();
 }
 
 std::string key_of(const std::vector<fs::path>& files, const Tokenizer& tokenizer, const fs::path& folder) {
