@@ -88,5 +88,21 @@ TEST_F(RunRecipeTest, TheSavedRecipeIsTheSameRunAsTheTypedOne) {
   EXPECT_EQ(recipe_conflicts(saved, read({"data.mixture.0.files=[c.fasta]"})).size(), 1u);
 }
 
+TEST_F(RunRecipeTest, EveryModelListsItsKeys) {
+  models::ModelRegistry registry;
+  const auto entry = [](const char* key) {
+    models::ModelEntry made;
+    made.fields = {{key, "integer", "1", "how many"}};
+    return made;
+  };
+  registry.add("tiny", entry("width"));
+  EXPECT_THAT(describe_recipe(registry), ::testing::ContainsRegex("\n  width: 1 +\\(integer\\) how many\n"));
+  registry.add("other", entry("depth"));
+  const std::string both = describe_recipe(registry);
+  EXPECT_THAT(both, ::testing::ContainsRegex("\n  type: decoder +\\(other \\| tiny\\)"));
+  EXPECT_THAT(both, ::testing::HasSubstr("other: how many"));
+  EXPECT_THAT(both, ::testing::HasSubstr("\ntrain:"));
+}
+
 }  // namespace
 }  // namespace axial::train
