@@ -32,7 +32,19 @@ class LoadTest : public ::testing::Test {
     state.tokenizer = {{"kind", "test"}};
     state.step = step;
     state.validation_loss = loss;
-    CheckpointStore(folder_ / "run/checkpoints").save(state, *model_.parameters);
+    CheckpointStore(folder_ / "run/checkpoints", {.keep_last = 5}).save(state, *model_.parameters);
+  }
+
+  // Flip one bit in the middle of the first file whose name starts so; without one nothing happens.
+  void damage(int64_t step, const std::string& prefix) const {
+    const fs::path checkpoint = folder_ / fmt::format("run/checkpoints/step_{:08}", step);
+    for (const auto& entry : fs::directory_iterator(checkpoint)) {
+      if (!entry.path().filename().string().starts_with(prefix)) continue;
+      std::string bytes = read_file(entry.path());
+      bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+      std::ofstream(entry.path(), std::ios::binary) << bytes;
+      return;
+    }
   }
 
   void expect_same(const models::Model& other) const {
@@ -68,6 +80,38 @@ TEST_F(LoadTest, RunFolderGivesTheBestUnlessTheLastIsAskedFor) {
   expect_same(best.model);
   EXPECT_EQ(load_model(folder_ / "run", registry_, {std::nullopt, WhichCheckpoint::kLast}).step, 2);
   EXPECT_EQ(load_model(folder_ / "run/checkpoints/step_00000002", registry_).step, 2);
+}
+
+TEST_F(LoadTest, ADamagedBestGivesWayToTheNewestWholeOneUnlessItWasNamed) {
+  save(1, 3.0);
+  save(2, 2.0);
+  save(3, 2.5);
+  damage(2, "model-");
+  EXPECT_EQ(load_model(folder_ / "run", registry_).step, 3);
+  EXPECT_EQ(describe_model(folder_ / "run", registry_).step, 3);
+  const fs::path named = folder_ / "run/checkpoints/step_00000002";
+  EXPECT_THAT(error_of(named), HasSubstr("step_00000002"));
+  const LoadedModel described = describe_model(named, registry_);
+  EXPECT_EQ(described.step, 2);
+  EXPECT_THAT(described.damage, HasSubstr("model-"));
+  EXPECT_EQ(described.model.config, model_.config);
+  damage(3, "model-");
+  damage(1, "optimizer-");  // inference does not need it
+  EXPECT_EQ(load_model(folder_ / "run", registry_).step, 1);
+  damage(1, "model-");
+  EXPECT_THAT(error_of(folder_ / "run"), HasSubstr("no checkpoint"));
+  EXPECT_THAT(describe_model(folder_ / "run", registry_).damage, HasSubstr("no checkpoint"));
+}
+
+TEST_F(LoadTest, DescribingHasWhatLoadingHas) {
+  save(1, 2.0);
+  const LoadedModel described = describe_model(folder_ / "run", registry_);
+  const LoadedModel loaded = load_model(folder_ / "run", registry_);
+  EXPECT_EQ(described.damage, "");
+  EXPECT_EQ(described.source, loaded.source);
+  EXPECT_EQ(described.validation_loss, loaded.validation_loss);
+  EXPECT_EQ(described.model.parameters->num_elements(), loaded.model.parameters->num_elements());
+  EXPECT_THROW(describe_model(folder_ / "nothing", registry_), ValueError);
 }
 
 TEST_F(LoadTest, RunWithoutValidationGivesTheLast) {
