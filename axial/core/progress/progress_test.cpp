@@ -56,6 +56,24 @@ TEST_F(ProgressTest, PlainLinesComeAtTheInterval) {
             "train: 120/1,000 steps (12%), 10.0/s, loss 3.40, took 0:12\n");
 }
 
+TEST_F(ProgressTest, AJobThatEndsEarlyLeavesNoLine) {
+  auto o = options(ProgressStyle::kTerminal, 100);
+  o.quiet_s = 5;
+  {
+    Progress quick(o);
+    time_ += 4.9;
+    quick.update(99);
+    quick.finish();
+  }
+  Progress slow(o);
+  time_ += 4.0;
+  slow.update(40);
+  EXPECT_EQ(std::ftell(stream_), 0);
+  time_ += 2.0;
+  slow.update(60);
+  EXPECT_THAT(written(), HasSubstr("60/100 steps (60%)"));
+}
+
 TEST_F(ProgressTest, TheRateLeavesOutWhatWasDoneBefore) {
   auto o = options(ProgressStyle::kQuiet, 1000);
   o.start = 900;

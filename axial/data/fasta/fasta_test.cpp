@@ -170,6 +170,13 @@ TEST(Fasta, PackedFilesGiveEqualRecords) {
   EXPECT_EQ(std::count(plain.begin(), plain.end(), '\n'), 3000);
   EXPECT_TRUE(plain == records(folder.write("a.fa.gz", testing::gzip_bytes(text))));
   EXPECT_TRUE(plain == records(folder.write("a.fa.zst", testing::zstd_bytes(text))));
+  for (const char* name : {"a.fa", "a.fa.gz", "a.fa.zst"}) {  // progress counts the bytes of the file
+    std::vector<int64_t> stored;
+    read_fasta(
+        folder.path() / name, {}, [](const FastaRecord&) {}, [&](int64_t bytes) { stored.push_back(bytes); });
+    EXPECT_TRUE(std::is_sorted(stored.begin(), stored.end()));
+    EXPECT_EQ(stored.back(), static_cast<int64_t>(std::filesystem::file_size(folder.path() / name)));
+  }
 }
 
 TEST(Fasta, RealFiles) {
