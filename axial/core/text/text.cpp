@@ -27,11 +27,29 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
-}  // namespace
+bool is_word_end(std::string_view text, size_t at) {
+  return at == 0 || at == text.size() ||
+         text.substr(at - 1, 2).find_first_of("_-. ") != std::string_view::npos;
+}
 
-std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates) {
+/// How well `part` stands in `whole` as whole words: 0 in front, 1 at the end, 2 between, 3 not at all.
+int word_rank(std::string_view part, std::string_view whole) {
+  constexpr size_t kShortest = 3;  // below, a part says too little
+  if (part.size() < kShortest) return 3;
+  int rank = 3;
+  for (size_t at = whole.find(part); at != std::string_view::npos; at = whole.find(part, at + 1)) {
+    const size_t end = at + part.size();
+    if (!is_word_end(whole, at) || !is_word_end(whole, end)) continue;
+    rank = std::min(rank, at == 0 ? 0 : end == whole.size() ? 1 : 2);
+  }
+  return rank;
+}
+
+/// The candidate within `limit` edits that needs the fewest.
+std::string nearest_spelling(std::string_view name, const std::vector<std::string>& candidates,
+                             size_t limit) {
   std::string best;
-  size_t best_distance = std::max<size_t>(name.size(), 2) / 2 + 1;
+  size_t best_distance = limit + 1;
   for (const std::string& candidate : candidates) {
     const size_t distance = edit_distance(name, candidate);
     if (distance < best_distance) {
@@ -40,6 +58,29 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
     }
   }
   return best;
+}
+
+std::string nearest_words(std::string_view name, const std::vector<std::string>& candidates) {
+  std::string best;
+  int best_rank = 3;
+  for (const std::string& candidate : candidates) {
+    const int rank = std::min(word_rank(name, candidate), word_rank(candidate, name));
+    if (rank < best_rank || (rank < 3 && rank == best_rank && candidate.size() < best.size())) {
+      best_rank = rank;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates) {
+  const size_t length = std::max<size_t>(name.size(), 2);
+  std::string nearest = nearest_spelling(name, candidates, std::max<size_t>(length / 4, 1));
+  if (nearest.empty()) nearest = nearest_words(name, candidates);
+  if (nearest.empty()) nearest = nearest_spelling(name, candidates, length / 2);
+  return nearest;
 }
 
 std::string did_you_mean(std::string_view name, const std::vector<std::string>& candidates) {

@@ -9,8 +9,9 @@
 
 namespace axial {
 
-/// The candidate with the smallest edit distance to `name`, or "" when none is close (distance over
-/// half its length). Used to end an error with "did you mean".
+/// The candidate that `name` was meant to be, or "": a misspelling (edit distance up to a quarter of its
+/// length), else one that has it as its first, last or some words or the reverse ("hidden" and
+/// "hidden_size"), else the smallest edit distance up to half its length. Ends an error with "did you mean".
 std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates);
 
 /// "; did you mean 'x'?" for the nearest candidate, or "" when there is none.

@@ -14,6 +14,17 @@ TEST(Text, NearestName) {
   EXPECT_EQ(did_you_mean("bach_size", names), "; did you mean 'batch_size'?");
 }
 
+TEST(Text, NearestNameKnowsPartsOfNames) {
+  const std::vector<std::string> names{"type", "hidden_size", "num_layers", "num_heads", "num_kv_heads"};
+  EXPECT_EQ(nearest_name("hidden", names), "hidden_size");
+  EXPECT_EQ(nearest_name("heads", names), "num_heads");
+  EXPECT_EQ(nearest_name("layers", names), "num_layers");
+  EXPECT_EQ(nearest_name("model_type", names), "type");
+  EXPECT_EQ(nearest_name("num_head", names), "num_heads");  // a misspelling before a part
+  EXPECT_EQ(nearest_name("width", names), "");
+  EXPECT_EQ(nearest_name("hid", names), "");  // half a word is no part
+}
+
 TEST(Text, Numbers) {
   EXPECT_EQ(with_commas(0), "0");
   EXPECT_EQ(with_commas(999), "999");
