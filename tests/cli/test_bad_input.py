@@ -89,6 +89,27 @@ def test_misspelt_key_names_the_line_and_the_nearest(axial, test_recipe, tmp_pat
     assert done.returncode == 1 and "'steps'" in done.stderr
 
 
+def test_a_refused_value_names_who_gave_it(axial, test_recipe, tmp_path, genes):
+    text = test_recipe.read_text().replace("num_heads: 2", "num_heads: 3")
+    recipe = write(tmp_path / "r.yaml", text)
+    line = 1 + text[: text.index("num_heads")].count("\n")
+    train = ["train", recipe, "--data", genes, "--out", tmp_path / "run"]
+    error = axial(*train, check=False).stderr
+    assert f"r.yaml:{line}: model.num_heads: " in error and "hidden_size 32, got 3" in error
+    error = axial(*train, "--set", "train.steps=-3", check=False).stderr
+    assert "error: --set train.steps=-3: train.steps: " in error and "r.yaml" not in error
+    error = axial(*train, "--set", "model.num_heads=5", check=False).stderr
+    assert "error: --set model.num_heads=5: model.num_heads: " in error and "r.yaml" not in error
+
+
+def test_an_unknown_key_is_answered_with_known_ones(axial, test_recipe, tmp_path, genes):
+    train = ["train", test_recipe, "--data", genes, "--out", tmp_path / "run"]
+    error = axial(*train, "--set", "model.hidden=64", check=False).stderr
+    assert "did you mean 'hidden_size'?" in error
+    error = axial(*train, "--set", "model.width=64", check=False).stderr
+    assert "expected one of" in error and "hidden_size" in error and "num_layers" in error
+
+
 def test_misspelt_command_and_option(axial):
     done = axial("trian", check=False)
     assert done.returncode == 2 and "'train'" in done.stderr

@@ -92,57 +92,6 @@ const std::vector<Node::Entry>& section_entries(const Node& node, const std::str
   return node.entries;
 }
 
-void located(const Node& node, const std::string& path, const std::function<void()>& validate) {
-  try {
-    validate();
-  } catch (const RecipeError&) {
-    throw;
-  } catch (const ValueError& e) {
-    throw RecipeError(node.where, path, e.what());
-  }
-}
-
-RecipeError with_far_suggestion(const RecipeError& error, const std::string& path,
-                                const std::vector<Field>& fields) {
-  for (const Field& field : fields) {
-    const size_t dot = field.path.rfind('.');
-    if (dot != std::string::npos && field.path.substr(dot + 1) == error.lost_key) {
-      return {error.where, error.path,
-              fmt::format("{}; did you mean '{}'?", error.text, join(path, field.path))};
-    }
-  }
-  return error;
-}
-
-RecipeError relocated(const RecipeError& error, const Node& section, const std::string& path) {
-  if (error.where.source) return error;
-  const Node* node = &section;
-  Location where = section.where;
-  std::string_view rest = error.path;
-  if (!path.empty() && rest.substr(0, path.size()) == path) rest.remove_prefix(path.size());
-  while (!rest.empty() && node != nullptr) {
-    rest.remove_prefix(rest[0] == '.' || rest[0] == '[' ? 1 : 0);
-    const std::string_view part = rest.substr(0, rest.find_first_of(".[]"));
-    rest.remove_prefix(std::min(rest.size(), part.size()));
-    if (!rest.empty() && rest[0] == ']') rest.remove_prefix(1);
-    const Node* next = nullptr;
-    if (node->kind == Node::Kind::kList) {
-      const auto index = integer_of(part);
-      if (index && *index >= 0 && *index < static_cast<int64_t>(node->items.size())) {
-        next = &node->items[static_cast<size_t>(*index)];
-      }
-    }
-    for (const Node::Entry& entry : node->entries) {
-      if (entry.key != part) continue;
-      next = &entry.value;
-      where = entry.where;
-    }
-    if (next != nullptr && node->kind == Node::Kind::kList) where = next->where;
-    node = next;
-  }
-  return {where, error.path.empty() ? path : error.path, error.text};
-}
-
 Reader::Reader(const Node& node, std::string path) : node_(node), path_(std::move(path)) {
   section_entries(node_, path_);
 }
@@ -164,8 +113,11 @@ void Reader::finish() const {
   for (const Node::Entry& entry : node_.entries) {
     if (std::find(known_.begin(), known_.end(), entry.key) != known_.end()) continue;
     const std::string suggestion = did_you_mean(entry.key, known_);
-    RecipeError error(entry.where, join(path_, entry.key), "unknown key" + suggestion);
-    if (suggestion.empty()) error.lost_key = entry.key;
+    if (!suggestion.empty())
+      throw RecipeError(entry.where, join(path_, entry.key), "unknown key" + suggestion);
+    RecipeError error(entry.where, join(path_, entry.key),
+                      fmt::format("unknown key; expected one of {}", fmt::join(known_, ", ")));
+    error.lost_key = entry.key;
     throw error;
   }
   if (!missing_.empty())

@@ -82,11 +82,14 @@ size_t read_choice(const Node& node, const std::string& path, const std::vector<
 const std::vector<Node>& list_items(const Node& node, const std::string& path);
 const std::vector<Node::Entry>& section_entries(const Node& node, const std::string& path);
 
-/// Run a validate(); its errors gain location and path.
+/// Run a validate(); its errors gain location and path, those of the field they name where one is named.
 void located(const Node& node, const std::string& path, const std::function<void()>& validate);
 /// An unknown key that stands elsewhere in the recipe: name the full path.
 RecipeError with_far_suggestion(const RecipeError& error, const std::string& path,
                                 const std::vector<Field>& fields);
+/// What validate() said of the options at `path`, with the location of the field that it names: the one
+/// that an override gave, being the newest, else the first; the section's where none is given in it.
+RecipeError blamed(const std::string& text, const Node& section, const std::string& path);
 /// `error` with the location of the deepest value on its path below `section`, which stands at `path`.
 RecipeError relocated(const RecipeError& error, const Node& section, const std::string& path);
 

@@ -19,10 +19,7 @@ class Builder : public YAML::EventHandler {
  public:
   explicit Builder(const std::string& source) : source_(std::make_shared<const std::string>(source)) {}
 
-  Location at(const YAML::Mark& mark) const {
-    // A value given on the command line has no lines.
-    return {source_, *source_ == "--set" ? 0 : std::max(mark.line, 0) + 1};
-  }
+  Location at(const YAML::Mark& mark) const { return {source_, std::max(mark.line, 0) + 1}; }
   Node take_root() { return std::move(root_); }
 
   void OnDocumentStart(const YAML::Mark&) override {}

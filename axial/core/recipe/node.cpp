@@ -2,6 +2,7 @@
 // The tree itself: construction, look-up, overrides, error text.
 #include "axial/core/recipe/node.h"
 
+#include <algorithm>
 #include <charconv>
 #include <utility>
 
@@ -56,6 +57,28 @@ Node& descend(Node& node, const std::string& part, const Location& where, const 
   node.entries.back().where = where;
   child.where = where;
   return child;
+}
+
+/// "--set path=value"; without a value that is long or has several lines, errors being one line.
+std::string override_name(std::string_view assignment) {
+  constexpr size_t kLongest = 80;
+  const auto fits = [](std::string_view text) {
+    return text.size() <= kLongest &&
+           std::none_of(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+  };
+  const std::string_view path = assignment.substr(0, assignment.find('='));
+  if (path.size() == assignment.size() || !fits(path)) return "--set";
+  return fmt::format("--set {}", fits(assignment) ? assignment : path);
+}
+
+/// A value of the command line has no lines.
+void move_to(Node& node, const Location& where) {
+  node.where = where;
+  for (Node& item : node.items) move_to(item, where);
+  for (Node::Entry& entry : node.entries) {
+    entry.where = where;
+    move_to(entry.value, where);
+  }
 }
 
 }  // namespace
@@ -125,7 +148,7 @@ Node load_file(const std::filesystem::path& path) {
 }
 
 void apply_override(Node& root, std::string_view assignment) {
-  const Location where{std::make_shared<const std::string>("--set"), 0};
+  const Location where{std::make_shared<const std::string>(override_name(assignment)), 0};
   const size_t equals = assignment.find('=');
   if (equals == std::string_view::npos || equals == 0) {
     throw RecipeError(where, "", fmt::format("expected path=value, got '{}'", assignment));
@@ -143,7 +166,8 @@ void apply_override(Node& root, std::string_view assignment) {
     node = &descend(*node, part, where, path);
   }
   try {
-    *node = load_text(assignment.substr(equals + 1), "--set");
+    *node = load_text(assignment.substr(equals + 1), *where.source);
+    move_to(*node, where);
   } catch (const RecipeError& e) {
     throw RecipeError(where, path, e.text);
   }

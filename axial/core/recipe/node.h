@@ -17,7 +17,7 @@
 
 namespace axial::recipe {
 
-/// Where a value was written: "file:line", "--set", or "" for values made by a program.
+/// Where a value was written: "file:line", "--set path=value", or "" for values made by a program.
 struct Location {
   std::shared_ptr<const std::string> source;
   int line = 0;  ///< from 1; 0 when the source has no lines
@@ -77,7 +77,7 @@ Node load_file(const std::filesystem::path& path);
 Node load_text(std::string_view text, const std::string& source);
 
 /// Apply `path=value` (as in "train.steps=100", "data.sources.0.path=x", "mesh=[2, 4]"), the value being
-/// YAML. Missing sections are made: parsing the tree then reports paths that do not exist, at "--set".
+/// YAML. Missing sections are made: parsing the tree then reports paths that do not exist.
 void apply_override(Node& root, std::string_view assignment);
 
 /// YAML text that loads as an equal tree.

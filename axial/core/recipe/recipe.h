@@ -57,7 +57,7 @@ decltype(auto) with_locations(const Node& section, const std::string& path, F&& 
   } catch (const RecipeError& e) {
     throw detail::relocated(e, section, path);
   } catch (const ValueError& e) {
-    throw RecipeError(section.where, path, e.what());
+    throw detail::blamed(e.what(), section, path);
   }
 }
 

@@ -103,10 +103,9 @@ void DecoderConfig::validate() const {
               "setting 'num_kv_heads'; expected 0 or a divisor of num_heads ({}), got {}", num_heads,
               num_kv_heads);
   AXIAL_CHECK(head_dim >= 0, "decoder", "setting 'head_dim'; expected 0 or more, got {}", head_dim);
-  AXIAL_CHECK(
-      head_dim > 0 || hidden_size % num_heads == 0, "decoder",
-      "hidden_size does not divide into num_heads; expected a multiple of {}, got {} (or set head_dim)",
-      num_heads, hidden_size);
+  AXIAL_CHECK(head_dim > 0 || hidden_size % num_heads == 0, "decoder",
+              "setting 'num_heads'; expected a divisor of hidden_size {}, got {} (or set head_dim)",
+              hidden_size, num_heads);
   AXIAL_CHECK(ffn_size >= 0, "decoder", "setting 'ffn_size'; expected 0 or more, got {}", ffn_size);
   if (position == PositionKind::kRotary) rotary.validate(head_dim > 0 ? head_dim : hidden_size / num_heads);
   AXIAL_CHECK(norm_eps > 0.0 && norm_eps < 1.0, "decoder", "setting 'norm_eps'; expected (0, 1), got {}",

@@ -67,7 +67,8 @@ TEST(DecoderConfig, NamesMistakes) {
   using ::testing::HasSubstr;
   EXPECT_THAT(error_of(with("num_head", 3)), HasSubstr("did you mean 'num_heads'"));
   EXPECT_THAT(error_of(with("rotary", {{"bass", 3}})), HasSubstr("model.rotary.bass: unknown key"));
-  EXPECT_THAT(error_of(with("num_heads", 5)), HasSubstr("expected a multiple of 5, got 12"));
+  EXPECT_THAT(error_of(with("num_heads", 5)),
+              HasSubstr("'num_heads'; expected a divisor of hidden_size 12, got 5"));
   EXPECT_THAT(error_of(with("num_kv_heads", 2)),
               HasSubstr("expected 0 or a divisor of num_heads (3), got 2"));
   EXPECT_THAT(error_of(with("position", "rotari")), HasSubstr("did you mean 'rotary'"));
