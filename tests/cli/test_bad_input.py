@@ -116,12 +116,25 @@ def test_misspelt_command_and_option(axial):
     assert axial("train", "--nonsense", check=False).returncode == 2
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes into any folder")
-def test_unwritable_folder(axial, test_recipe, genes, tmp_path):
+def unwritable_folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder that takes no file; root writes into any but those of the kernel."""
+    if os.geteuid() == 0:
+        return pathlib.Path("/proc/self")
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
-    done = axial("train", test_recipe, "--data", genes, "--out", locked / "run", check=False)
-    assert done.returncode == 1 and "locked" in done.stderr
+    return locked
+
+
+def test_unwritable_folder(axial, test_recipe, trained, tmp_path):
+    locked = unwritable_folder(tmp_path)
+    run, fasta = trained
+    for arguments in (
+        ["train", test_recipe, "--data", fasta, "--out", locked / "run"],
+        ["score", run, "--data", fasta, "--out", locked / "scores.tsv"],
+    ):
+        done = axial(*arguments, check=False)
+        assert done.returncode == 1, done.stderr
+        assert str(locked) in done.stderr and done.stderr.startswith("error: "), done.stderr
 
 
 def test_folder_that_cannot_be_made(axial, test_recipe, genes, tmp_path):
