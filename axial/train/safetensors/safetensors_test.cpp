@@ -72,14 +72,27 @@ TEST(Safetensors, HeldPartsAreCutFromTheLogicalTensor) {
   EXPECT_TRUE(at::equal(read_held(file, "w", strided), flat.slice(0, 5, 20)));
 }
 
-TEST(Safetensors, MalformedHeadersAreRefusedWithTheReason) {
-  struct Case {
-    std::string content;
-    std::string reason;
-  };
-  const std::string good = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
-  ASSERT_EQ(parse(file_of(good, 8)).tensors.size(), 1u);
-  const std::vector<Case> cases{
+struct Refused {
+  std::string content;
+  std::string reason;
+};
+
+void expect_refused(const std::vector<Refused>& cases) {
+  for (const Refused& c : cases) {
+    try {
+      parse(c.content);
+      ADD_FAILURE() << "accepted: " << c.content.substr(0, 90);
+    } catch (const ValueError& e) {
+      EXPECT_THAT(e.what(), HasSubstr(c.reason)) << c.content.substr(0, 90);
+      EXPECT_THAT(e.what(), HasSubstr("test file"));
+    }
+  }
+}
+
+constexpr const char* kGood = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
+
+TEST(Safetensors, MalformedJsonIsRefusedWithTheReason) {
+  expect_refused({
       {"", "too few"},
       {"1234567", "too few"},
       {std::string(8, '\xff'), "above"},
@@ -90,6 +103,21 @@ TEST(Safetensors, MalformedHeadersAreRefusedWithTheReason) {
       {file_of("{", 0), "not valid JSON"},
       {file_of("{\"a\":1e999}", 0), "not valid JSON"},
       {file_of("{\"\xff\":1}", 0), "not valid JSON"},
+      {file_of(R"({"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},"a":{"dtype":"U8","shape":[8],)"
+               R"("data_offsets":[0,8]}})",
+               8),
+       "appears twice"},
+      {file_of(R"({"a":{"dtype":"U8","dtype":"U8","shape":[8],"data_offsets":[0,8]}})", 8), "appears twice"},
+      {file_of(R"({"a":{"b":{"c":{"d":1}}}})", 0), "too deeply"},
+      {file_of("{\"a\":" + std::string(100000, '['), 0), "too deeply"},
+      {file_of(R"({"__metadata__":{"a":1}})", 0), "not a string"},
+      {file_of(R"({"__metadata__":[]})", 0), "not an object"},
+  });
+}
+
+TEST(Safetensors, MalformedEntriesAreRefusedWithTheReason) {
+  ASSERT_EQ(parse(file_of(kGood, 8)).tensors.size(), 1u);
+  expect_refused({
       {file_of(R"({"a":5})", 0), "exactly dtype"},
       {file_of(R"({"a":{"dtype":"F32","shape":[2]}})", 8), "exactly dtype"},
       {file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1}})", 8), "exactly dtype"},
@@ -108,38 +136,21 @@ TEST(Safetensors, MalformedHeadersAreRefusedWithTheReason) {
       {file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,9223372036854775808]}})", 8),
        "whole numbers"},
       {file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12), "a hole"},
-      {file_of(good, 7), "truncated"},
-      {file_of(good, 9), "after its tensors"},
+      {file_of(kGood, 7), "truncated"},
+      {file_of(kGood, 9), "after its tensors"},
       {file_of(R"({"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[8],)"
                R"("data_offsets":[4,12]}})",
                12),
        "overlap"},
-      {file_of(R"({"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},"a":{"dtype":"U8","shape":[8],)"
-               R"("data_offsets":[0,8]}})",
-               8),
-       "appears twice"},
-      {file_of(R"({"a":{"dtype":"U8","dtype":"U8","shape":[8],"data_offsets":[0,8]}})", 8), "appears twice"},
-      {file_of(R"({"a":{"b":{"c":{"d":1}}}})", 0), "too deeply"},
-      {file_of("{\"a\":" + std::string(100000, '['), 0), "too deeply"},
-      {file_of(R"({"__metadata__":{"a":1}})", 0), "not a string"},
-      {file_of(R"({"__metadata__":[]})", 0), "not an object"},
-  };
-  for (const Case& c : cases) {
-    try {
-      parse(c.content);
-      ADD_FAILURE() << "accepted: " << c.content.substr(0, 90);
-    } catch (const ValueError& e) {
-      EXPECT_THAT(e.what(), HasSubstr(c.reason)) << c.content.substr(0, 90);
-      EXPECT_THAT(e.what(), HasSubstr("test file"));
-    }
-  }
+  });
 }
 
 TEST(Safetensors, RandomDamageNeverPassesUnbounded) {
-  const std::string good = file_of(
-      R"({"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},)"
-      R"("b":{"dtype":"BF16","shape":[0,9],"data_offsets":[8,8]},"c":{"dtype":"I64","shape":[],"data_offsets":[8,16]}})",
-      16);
+  const std::string good =
+      file_of(R"({"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},)"
+              R"("b":{"dtype":"BF16","shape":[0,9],"data_offsets":[8,8]},)"
+              R"("c":{"dtype":"I64","shape":[],"data_offsets":[8,16]}})",
+              16);
   const RngKey key = root_key(7).child("damage");
   int refused = 0;
   for (uint64_t i = 0; i < 20000; ++i) {
