@@ -4,7 +4,8 @@
 #   axial_unit([REGISTER] [TORCH_FREE] [TORCH_FREE_FILES file...] [LINK library...])
 #
 # The unit's *.cpp join the layer's shared library, *_test.cpp the layer's test program, *_bench.cpp
-# its benchmark program, *_fuzz.cpp become one libFuzzer program each; *.cu are compiled with AXIAL_CUDA
+# its benchmark program; each *_fuzz.cpp becomes a libFuzzer program, and in every build with tests a short
+# run of fixed mutations (axial/testing/fuzz/short_run.cpp) as the test <layer>/<name>_short; *.cu are compiled with AXIAL_CUDA
 # (cmake/AxialCuda.cmake). REGISTER adds
 # axial::<layer>::register_<unit>(...) to the table generated for the layer. No shared list is edited.
 #
@@ -75,6 +76,14 @@ function(axial_layer name)
     target_link_libraries(${target}_tests PRIVATE GTest::gmock GTest::gtest_main)
     gtest_discover_tests(${target}_tests TEST_PREFIX ${name}/ DISCOVERY_MODE PRE_TEST
       PROPERTIES LABELS cpu TIMEOUT 300)
+  endif()
+  if(AXIAL_TESTS)
+    foreach(source IN LISTS FUZZ_SOURCES)
+      get_filename_component(fuzzer "${source}" NAME_WE)
+      _axial_program(${fuzzer}_short "${source};${PROJECT_SOURCE_DIR}/axial/testing/fuzz/short_run.cpp" ${target})
+      add_test(NAME ${name}/${fuzzer}_short COMMAND ${fuzzer}_short)
+      set_tests_properties(${name}/${fuzzer}_short PROPERTIES LABELS cpu TIMEOUT 120)
+    endforeach()
   endif()
   if(AXIAL_BENCHES AND BENCH_SOURCES)
     _axial_program(${target}_benches "${BENCH_SOURCES}" ${target})

@@ -59,3 +59,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   return 0;
 }
+
+/// Where testing/fuzz/short_run.cpp begins.
+std::vector<std::string> fuzz_seeds() {
+  return {"r: 0.5\ni:\n  - {a: 3, w: {x: 1, y: .inf}}\n  - a: -7\nt: \"a\\tb\"\nf: true\nm: {k: [1, null]}\n",
+          "m: &x {a: 1}\ni: []\nr: null\n# note\nt: 'it''s'\nf: false\n",
+          "m:\n  <<: &b {c: [~, 2.0]}\n  d: *b\nt: |\n  two\n  lines\n", "a.b.1.c=[1, {x: y}]",
+          "a.new.key=0x1F"};
+}

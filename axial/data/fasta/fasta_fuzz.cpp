@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "axial/core/check/check.h"
 #include "axial/data/fasta/fasta.h"
@@ -33,4 +34,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const size_t chunk = 1 + data[0] / 2 % 16;
   if (outcome(text, alphabet, size) != outcome(text, alphabet, chunk)) std::abort();
   return 0;
+}
+
+/// Where testing/fuzz/short_run.cpp begins.
+std::vector<std::string> fuzz_seeds() {
+  return {"\x02>gene1 a protein\nATGGCTAAA\nGAATAA\n>gene2\nATGNNRYTAA\n",
+          "\x04>a\r\nacgtu\r\n\r\n>b c\r\nAC GT\r\n", "\x09>only a name\n>x\tt\nMSKGEELFTG*\n;note\n-",
+          "\x1f\n\n>a\nA"};
 }
