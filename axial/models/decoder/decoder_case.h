@@ -18,67 +18,78 @@ struct DecoderCase {
   nlohmann::json settings;
 };
 
+using Variants = std::vector<std::pair<std::string, nlohmann::json>>;
+
+/// What differs from the base in the published families.
+inline Variants family_variants() {
+  return {{"gpt2", {{"position", "learned"}, {"activation", "gelu_tanh"}, {"tied_embeddings", true}}},
+          {"neox", {{"rotary", {{"fraction", 0.5}}}, {"parallel_residual", true}, {"activation", "gelu"}}},
+          {"neox_bare",
+           {{"parallel_residual", true},
+            {"qkv_bias", false},
+            {"out_bias", false},
+            {"ffn_bias", false},
+            {"norm", "rms_norm"},
+            {"activation", "relu"}}},
+          {"bloom",
+           {{"position", "alibi"},
+            {"embedding_norm", true},
+            {"activation", "gelu_tanh"},
+            {"tied_embeddings", true}}},
+          {"llama",
+           {{"num_heads", 6},
+            {"num_kv_heads", 2},
+            {"norm", "rms_norm"},
+            {"activation", "swiglu"},
+            {"qkv_bias", false},
+            {"out_bias", false},
+            {"ffn_bias", false},
+            {"rotary", {{"scaling", "llama3"}, {"factor", 8.0}, {"original_max_positions", 32}}}}}};
+}
+
+/// Further options and pairs of them.
+inline Variants option_variants() {
+  return {{"gqa_alibi",
+           {{"position", "alibi"},
+            {"num_heads", 6},
+            {"num_kv_heads", 3},
+            {"head_dim", 6},
+            {"activation", "geglu"}}},
+          {"mqa_bias",
+           {{"num_heads", 4},
+            {"num_kv_heads", 1},
+            {"parallel_residual", true},
+            {"activation", "geglu_tanh"},
+            {"out_bias", false},
+            {"head_bias", true},
+            {"rotary", {{"scaling", "linear"}, {"factor", 2.0}}}}},
+          {"dropout",
+           {{"position", "learned"},
+            {"activation", "silu"},
+            {"embedding_dropout", 0.25},
+            {"residual_dropout", 0.25},
+            {"tied_embeddings", true},
+            {"head_bias", true},
+            {"ffn_size", 20},
+            {"scaled_residual_init", true}}},
+          {"dropout_parallel",
+           {{"parallel_residual", true},
+            {"activation", "gelu"},
+            {"residual_dropout", 0.5},
+            {"embedding_norm", true}}}};
+}
+
 /// A covering set of tiny decoders (2 layers, width 24).
 inline std::vector<DecoderCase> decoder_cases() {
   const nlohmann::json base = {{"vocab_size", 13}, {"hidden_size", 24},   {"num_layers", 2},
                                {"num_heads", 3},   {"max_positions", 16}, {"init_std", 0.3}};
-  const std::vector<std::pair<std::string, nlohmann::json>> variants = {
-      {"gpt2", {{"position", "learned"}, {"activation", "gelu_tanh"}, {"tied_embeddings", true}}},
-      {"neox", {{"rotary", {{"fraction", 0.5}}}, {"parallel_residual", true}, {"activation", "gelu"}}},
-      {"neox_bare",
-       {{"parallel_residual", true},
-        {"qkv_bias", false},
-        {"out_bias", false},
-        {"ffn_bias", false},
-        {"norm", "rms_norm"},
-        {"activation", "relu"}}},
-      {"bloom",
-       {{"position", "alibi"},
-        {"embedding_norm", true},
-        {"activation", "gelu_tanh"},
-        {"tied_embeddings", true}}},
-      {"llama",
-       {{"num_heads", 6},
-        {"num_kv_heads", 2},
-        {"norm", "rms_norm"},
-        {"activation", "swiglu"},
-        {"qkv_bias", false},
-        {"out_bias", false},
-        {"ffn_bias", false},
-        {"rotary", {{"scaling", "llama3"}, {"factor", 8.0}, {"original_max_positions", 32}}}}},
-      {"gqa_alibi",
-       {{"position", "alibi"},
-        {"num_heads", 6},
-        {"num_kv_heads", 3},
-        {"head_dim", 6},
-        {"activation", "geglu"}}},
-      {"mqa_bias",
-       {{"num_heads", 4},
-        {"num_kv_heads", 1},
-        {"parallel_residual", true},
-        {"activation", "geglu_tanh"},
-        {"out_bias", false},
-        {"head_bias", true},
-        {"rotary", {{"scaling", "linear"}, {"factor", 2.0}}}}},
-      {"dropout",
-       {{"position", "learned"},
-        {"activation", "silu"},
-        {"embedding_dropout", 0.25},
-        {"residual_dropout", 0.25},
-        {"tied_embeddings", true},
-        {"head_bias", true},
-        {"ffn_size", 20},
-        {"scaled_residual_init", true}}},
-      {"dropout_parallel",
-       {{"parallel_residual", true},
-        {"activation", "gelu"},
-        {"residual_dropout", 0.5},
-        {"embedding_norm", true}}}};
   std::vector<DecoderCase> cases;
-  for (const auto& [name, variant] : variants) {
-    nlohmann::json settings = base;
-    settings.update(variant);
-    cases.push_back({name, settings});
+  for (const Variants& variants : {family_variants(), option_variants()}) {
+    for (const auto& [name, variant] : variants) {
+      nlohmann::json settings = base;
+      settings.update(variant);
+      cases.push_back({name, settings});
+    }
   }
   return cases;
 }
