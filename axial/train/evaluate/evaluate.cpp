@@ -19,9 +19,13 @@ Evaluation evaluate(parallel::StepRunner& runner, const data::BatchSource& sourc
   const int64_t rows = options.max_rows > 0 ? std::min(options.max_rows, all) : all;
   Evaluation out;
   double sum = 0;
-  for (int64_t first = 0; first < rows; first += options.batch) {
+  // A part of the rows is spread over all of them: the first ones may be one record's, unlike the rest.
+  const auto row_of = [&](int64_t k) { return rows == all ? k : k * all / rows; };
+  for (int64_t done = 0; done < rows; done = out.rows) {
     if (options.stop && options.stop()) break;
-    const int64_t count = std::min(options.batch, rows - first);
+    const int64_t first = row_of(done);
+    int64_t count = 1;
+    while (count < options.batch && done + count < rows && row_of(done + count) == first + count) ++count;
     const data::Batch batch = source.rows(first, count);
     const auto result = runner.infer(batch.tensors, parallel::StepContext{}, {"loss_sum", "loss_weight"});
     sum += parallel::host_value(result.at("loss_sum"), batch.weight);

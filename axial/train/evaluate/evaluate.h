@@ -13,7 +13,7 @@ namespace axial::train {
 /// What is evaluated.
 struct EvaluateOptions {
   int64_t batch = 8;     ///< rows per forward pass; does not change the result beyond rounding
-  int64_t max_rows = 0;  ///< the first so many rows of epoch 0; 0: all
+  int64_t max_rows = 0;  ///< so many rows of epoch 0, evenly spread; 0: all
   std::function<void(int64_t rows)> on_rows;  ///< told how many rows are done
   std::function<bool()> stop;                 ///< asked between batches; true ends early
 };

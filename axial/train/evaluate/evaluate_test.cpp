@@ -23,12 +23,20 @@ TEST(Evaluate, IsTheTokenWeightedMeanForAnyBatch) {
   EXPECT_DOUBLE_EQ(all.perplexity(), std::exp(all.loss));
   for (const int64_t batch : {1, 2, 3, 7, 100})
     EXPECT_NEAR(evaluate(runner, source, {batch}).loss, all.loss, 1e-12);
-  double sum = 0;
-  for (int64_t row = 0; row < 3; ++row) {
-    const auto out = runner.infer(source.rows(row, 1).tensors, {}, {"loss_sum"});
-    sum += out.at("loss_sum").item<double>();
+  // A part is spread evenly over the rows, whatever the batch.
+  const std::pair<int64_t, std::vector<int64_t>> parts[] = {
+      {1, {0}}, {3, {0, 2, 4}}, {5, {0, 1, 2, 4, 5}}, {7, {0, 1, 2, 3, 4, 5, 6}}};
+  for (const auto& [max_rows, chosen] : parts) {
+    double sum = 0;
+    for (const int64_t row : chosen) {
+      sum += runner.infer(source.rows(row, 1).tensors, {}, {"loss_sum"}).at("loss_sum").item<double>();
+    }
+    for (const int64_t batch : {1, 2, 100}) {
+      const Evaluation part = evaluate(runner, source, {batch, max_rows});
+      EXPECT_EQ(part.rows, max_rows);
+      EXPECT_NEAR(part.loss, sum / static_cast<double>(11 * max_rows), 1e-12) << max_rows;
+    }
   }
-  EXPECT_NEAR(evaluate(runner, source, {2, 3}).loss, sum / 33, 1e-12);
 }
 
 TEST(Evaluate, StopsWhenAskedAndRefusesNothing) {

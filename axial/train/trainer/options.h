@@ -50,7 +50,7 @@ struct TrainOptions {
     v("recompute_group", recompute_group,
       "blocks recomputed together in backward to save memory; 0: keep all");
     v("validate_every", validate_every, "steps between validations; 0: only at the end");
-    v("validate_rows", validate_rows, "validation rows used; 0: all");
+    v("validate_rows", validate_rows, "validation rows used, evenly spread; 0: all");
     v("checkpoint_every", checkpoint_every,
       "steps between checkpoints; 0: only at the end and for a new best");
     v("keep_last", keep_last, "newest checkpoints kept, besides the best");
