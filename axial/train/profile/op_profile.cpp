@@ -22,6 +22,18 @@ double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// "autograd::engine::evaluate_function: torch::autograd::CppNode<axial::ops::(anonymous
+// namespace)::LayerNorm>" is "backward of LayerNorm".
+std::string short_name(std::string_view name) {
+  constexpr std::string_view kBackward = "autograd::engine::evaluate_function: ";
+  if (!name.starts_with(kBackward)) return std::string(name);
+  name.remove_prefix(kBackward.size());
+  if (name.ends_with('>')) name.remove_suffix(1);
+  const size_t cut = name.rfind("::");
+  if (cut != std::string_view::npos) name.remove_prefix(cut + 2);
+  return fmt::format("backward of {}", name);
+}
+
 std::unique_ptr<at::ObserverContext> on_begin(const at::RecordFunction&) {
   if (current != nullptr) current->enter();
   return nullptr;
@@ -62,7 +74,7 @@ std::vector<OpProfile::Row> OpProfile::rows() const {
   std::vector<Row> rows;
   double rest = now_s() - begin_;
   for (const auto& [name, total] : totals_) {
-    rows.push_back({name, total.calls, total.seconds});
+    rows.push_back({short_name(name), total.calls, total.seconds});
     rest -= total.seconds;
   }
   std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.seconds > b.seconds; });

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "axial/core/check/check.h"
+#include "axial/ops/layer_norm/layer_norm.h"
 
 namespace axial::train {
 namespace {
@@ -60,6 +61,16 @@ TEST(OpProfile, SeesOneThreadAndEndsWithItsLife) {
   }
   at::mm(a, a);
   EXPECT_EQ(OpProfile().rows().size(), 1U);
+}
+
+TEST(OpProfile, NamesTheBackwardOfAnOpShortly) {
+  const at::Tensor a = at::ones({2, 2}).requires_grad_();
+  const at::Tensor loss = ops::layer_norm(a, at::ones({2}), std::nullopt, 1e-5).sum();
+  OpProfile profile;
+  loss.backward();
+  const auto rows = profile.rows();
+  EXPECT_NE(find(rows, "backward of LayerNorm"), nullptr);
+  EXPECT_NE(find(rows, "backward of SumBackward0"), nullptr);
 }
 
 TEST(OpProfile, TableIsPerStep) {
