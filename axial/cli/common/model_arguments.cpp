@@ -95,6 +95,12 @@ void declare_out(CLI::App& command, std::filesystem::path& out, const std::strin
   command.add_option("--out", out, what)->required();
 }
 
+void declare_windows(CLI::App& command, train::WindowOptions& windows) {
+  command.add_option("--window", windows.window, "tokens per window of long records; 0: the model's longest");
+  command.add_option("--overlap", windows.overlap, "tokens that windows share; -1: half a window");
+  command.add_option("--batch-tokens", windows.batch_tokens, "tokens run together")->capture_default_str();
+}
+
 std::filesystem::path output_path(const std::filesystem::path& out) {
   return out == "-" ? std::filesystem::path("/dev/stdout") : out;
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "axial/data/genome/genome.h"
+#include "axial/train/infer/windows.h"
 #include "axial/train/load/load.h"
 
 namespace axial::cli {
@@ -42,6 +43,9 @@ void declare_data(CLI::App& command, std::vector<std::string>& files);
 
 /// Declare --out, required.
 void declare_out(CLI::App& command, std::filesystem::path& out, const std::string& what);
+
+/// Declare --window, --overlap and --batch-tokens: how long records run.
+void declare_windows(CLI::App& command, train::WindowOptions& windows);
 
 /// The file that --out names: "-" is standard output.
 std::filesystem::path output_path(const std::filesystem::path& out);

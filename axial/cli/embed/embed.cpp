@@ -73,12 +73,7 @@ void register_embed(CommandRegistry& registry) {
     declare_data(command, arguments->data);
     declare_out(command, arguments->out,
                 ".npy file, float32 [records, hidden]; ids go to <name>.ids.txt beside it");
-    command.add_option("--window", arguments->windows.window,
-                       "tokens per window of long records; 0: the model's longest");
-    command.add_option("--overlap", arguments->windows.overlap,
-                       "tokens that windows share; -1: half a window");
-    command.add_option("--batch-tokens", arguments->windows.batch_tokens, "tokens run together")
-        ->capture_default_str();
+    declare_windows(command, arguments->windows);
     command.footer(
         "Example:\n  axial embed runs/yeast --data genes.fasta --out genes.npy\n"
         "The mean is over the tokens of the sequence: the begin and end tokens (CLS, SEP) are run, not "

@@ -58,12 +58,7 @@ void register_score(CommandRegistry& registry) {
     declare_data(command, arguments->data);
     declare_out(command, arguments->out,
                 "TSV with columns id, tokens, log_likelihood (natural logarithm); -: stdout");
-    command.add_option("--window", arguments->windows.window,
-                       "tokens per window of long records; 0: the model's longest");
-    command.add_option("--overlap", arguments->windows.overlap,
-                       "tokens that windows share; -1: half a window");
-    command.add_option("--batch-tokens", arguments->windows.batch_tokens, "tokens run together")
-        ->capture_default_str();
+    declare_windows(command, arguments->windows);
     command.footer("Example:\n  axial score runs/yeast --data variants.fasta --out scores.tsv");
     return [arguments] { return run(*arguments); };
   });

@@ -186,7 +186,8 @@ void register_train(CommandRegistry& registry) {
         ->allow_extra_args(false);
     command.add_flag("--overwrite", arguments->overwrite, "replace the run in the folder");
     command
-        .add_option("--profile", arguments->profile, "measure N steps and print where the time goes, by op")
+        .add_option("--profile", arguments->profile,
+                    "measure N steps, validation between them included, and print where the time goes, by op")
         ->check(CLI::Range(0, 1'000'000));
     command.add_flag("--keys", arguments->keys, "list every key of a recipe with its default and meaning");
     command.footer(

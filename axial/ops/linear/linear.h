@@ -17,7 +17,7 @@ namespace axial::ops {
 ///   returns   [.., O]  dtype of x, contiguous
 /// Gradients: all four; of second order (the backward is made of differentiable ops). Saves x and weight.
 /// fp32 runs on oneDNN where torch has it: on CPUs with AVX-512 that are not Intel's it is faster than
-/// MKL, and the bits do not depend on threads. Local.
+/// MKL, and its bits do not depend on threads; the weight's gradient is torch's own product. Local.
 /// Throws ValueError on shapes or dtypes that do not fit.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
                   const std::optional<at::Tensor>& residual = {});
