@@ -1,262 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loop over actions. State of a micro-batch: tensors between blocks, graphs of blocks, gradients of
-// tensors between blocks; each is dropped at the place that the schedule names.
+// What a step asks of its blocks and hands back; the pass itself is step_run.h.
 #include "axial/parallel/step/runner.h"
 
-#include <ATen/ATen.h>
-#include <torch/csrc/autograd/autograd.h>
-#include <torch/csrc/autograd/variable.h>
-
-#include <algorithm>
-#include <chrono>
 #include <set>
 #include <utility>
 
 #include "axial/core/check/check.h"
 #include "axial/core/text/text.h"
-#include "axial/parallel/step/accumulate.h"
-#include "axial/parallel/step/graph_check.h"
-#include "axial/parallel/step/schedule.h"
+#include "axial/parallel/step/step_run.h"
 
 namespace axial::parallel {
 
 namespace {
-
 constexpr const char* kOp = "runner";
-const Axes kGradientAxes{"data"};
-
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// The cut graph of one block: its inputs as leaves (undefined: no gradient) and its outputs.
-struct BlockGraph {
-  std::vector<at::Tensor> leaves;
-  std::vector<at::Tensor> outputs;
-};
-
-struct MicroBatch {
-  std::vector<at::Tensor> values;  // per version, detached
-  std::vector<at::Tensor> grads;   // per version
-  std::vector<BlockGraph> graphs;  // per block
-};
-
-// One call of train() or infer().
-class Run {
- public:
-  struct Setup {
-    const std::vector<Block>& blocks;
-    const Stream& stream;
-    ParameterTable& parameters;
-    Communicator& communicator;
-    const ActionTrace& trace;
-    const StepPlan& plan;
-    const StepContext& context;
-    double loss_gradient = 0;
-    std::set<int64_t> wanted;  // versions to keep for the caller
-  };
-
-  Run(Setup setup, const std::vector<NamedTensors>& batches, PlanUse use)
-      : s_(std::move(setup)),
-        batches_(batches),
-        schedule_(schedule_plan(s_.stream, s_.plan, static_cast<int64_t>(batches.size()), use)),
-        kept_(batches.size()) {
-    const size_t versions = s_.stream.values.size();
-    for (size_t m = 0; m < batches.size(); ++m) {
-      states_.push_back({std::vector<at::Tensor>(versions), std::vector<at::Tensor>(versions),
-                         std::vector<BlockGraph>(s_.blocks.size())});
-      check_batch(m);
-    }
-    for (const Action& action : s_.plan.actions) {
-      if (action.kind != ActionKind::kReduce) continue;
-      for (Parameter* p : parameters_of(s_.plan.groups[static_cast<size_t>(action.group)])) {
-        reduced_at_[p] = action.group;  // the last reduce that covers a tied parameter
-      }
-    }
-  }
-
-  void run() {
-    const at::AutoGradMode no_grad(false);
-    for (size_t i = 0; i < s_.plan.actions.size(); ++i) {
-      const Action& action = s_.plan.actions[i];
-      const double begin = s_.trace ? now_s() : 0;
-      execute(action, i);
-      if (s_.trace) s_.trace(s_.plan, action, begin, now_s());
-    }
-  }
-
-  // By micro-batch and version.
-  std::vector<std::map<int64_t, at::Tensor>>& kept() { return kept_; }
-
- private:
-  void check_batch(size_t m) const {
-    for (size_t v = 0; v < s_.stream.values.size(); ++v) {
-      const StreamValue& value = s_.stream.values[v];
-      if (value.producer != kFromBatch) break;
-      // A head that needs no labels runs without them.
-      if (!value.is_read && !s_.wanted.contains(static_cast<int64_t>(v))) continue;
-      const auto found = batches_[m].find(value.name);
-      AXIAL_CHECK(found != batches_[m].end() && found->second.defined(), kOp,
-                  "micro-batch {} lacks the tensor '{}'", m, value.name);
-    }
-  }
-
-  std::vector<Parameter*> parameters_of(const BlockRange& range) const {
-    std::vector<Parameter*> out;
-    for (int64_t b = range.begin; b < range.end; ++b) {
-      for (const std::string& name : s_.blocks[static_cast<size_t>(b)].parameters) {
-        Parameter* parameter = &s_.parameters.at(name);
-        AXIAL_CHECK(parameter->value.defined(), kOp, "parameter '{}' of block '{}' is not materialized", name,
-                    s_.blocks[static_cast<size_t>(b)].name);
-        if (std::find(out.begin(), out.end(), parameter) == out.end()) out.push_back(parameter);
-      }
-    }
-    return out;
-  }
-
-  void execute(const Action& action, size_t index) {
-    const auto m = static_cast<size_t>(action.micro_batch);
-    if (action.kind == ActionKind::kFree) {
-      states_[m] = {};
-      return;
-    }
-    const BlockRange range = s_.plan.groups[static_cast<size_t>(action.group)];
-    if (action.kind == ActionKind::kReduce) return reduce(action.group, range);
-    if (action.kind == ActionKind::kBackward) {
-      for (int64_t b = range.end - 1; b >= range.begin; --b) backward(m, static_cast<size_t>(b));
-      return;
-    }
-    const bool again = action.kind == ActionKind::kRecompute;
-    for (int64_t b = range.begin; b < range.end; ++b) {
-      forward(m, static_cast<size_t>(b), again || action.keep_graph, again);
-      for (const int64_t v : schedule_.drops[index][static_cast<size_t>(b - range.begin)]) {
-        states_[m].values[static_cast<size_t>(v)].reset();
-      }
-    }
-  }
-
-  NamedTensors inputs_of(size_t m, size_t b, bool with_graph) {
-    NamedTensors inputs;
-    std::vector<at::Tensor>& leaves = states_[m].graphs[b].leaves;
-    leaves.clear();
-    for (const int64_t v : s_.stream.reads[b]) {
-      const StreamValue& value = s_.stream.values[static_cast<size_t>(v)];
-      at::Tensor tensor = value.producer == kFromBatch ? batches_[m].at(value.name).detach()
-                                                       : states_[m].values[static_cast<size_t>(v)].detach();
-      const bool cut =
-          with_graph && value.needs_gradient && torch::autograd::isDifferentiableType(tensor.scalar_type());
-      if (cut) tensor.set_requires_grad(true);
-      if (with_graph) leaves.push_back(cut ? tensor : at::Tensor());
-      inputs.emplace(value.name, std::move(tensor));
-    }
-    return inputs;
-  }
-
-  // Call the block; an input that it changed in place would be wrong for every other reader.
-  NamedTensors call(const Block& block, const NamedTensors& inputs) const {
-    std::vector<std::pair<const NamedTensors::value_type*, int64_t>> versions;
-    for (const auto& input : inputs) {
-      if (!input.second.is_inference()) versions.emplace_back(&input, input.second._version());
-    }
-    NamedTensors outputs = block.forward(inputs, s_.context);
-    for (const auto& [input, version] : versions) {
-      AXIAL_CHECK(input->second._version() == version, kOp, "block '{}' changes its input '{}' in place",
-                  block.name, input->first);
-    }
-    return outputs;
-  }
-
-  void forward(size_t m, size_t b, bool with_graph, bool again) {
-    const Block& block = s_.blocks[b];
-    const at::AutoGradMode grad_mode(with_graph);
-    NamedTensors inputs = inputs_of(m, b, with_graph);
-    NamedTensors outputs = call(block, inputs);
-    inputs.clear();
-    BlockGraph& graph = states_[m].graphs[b];
-    for (size_t k = 0; k < block.outputs.size(); ++k) {
-      const auto found = outputs.find(block.outputs[k]);
-      AXIAL_CHECK(found != outputs.end() && found->second.defined(), kOp,
-                  "block '{}' did not return its output '{}'", block.name, block.outputs[k]);
-      const int64_t v = s_.stream.writes[b][k];
-      states_[m].values[static_cast<size_t>(v)] = found->second.detach();
-      if (!again && s_.wanted.count(v) > 0) kept_[m][v] = states_[m].values[static_cast<size_t>(v)];
-      if (with_graph) graph.outputs.push_back(found->second.requires_grad() ? found->second : at::Tensor());
-    }
-    if (with_graph && m == 0) {
-      std::vector<at::Tensor> declared = graph.leaves;
-      const auto at = static_cast<int64_t>(b);
-      for (const Parameter* p : parameters_of({at, at + 1})) declared.push_back(p->value);
-      check_graph_leaves(block.name, graph.outputs, declared, s_.parameters);
-    }
-  }
-
-  // The gradient of an output: what later blocks gave, and of the loss the seed.
-  at::Tensor gradient_of(size_t m, int64_t version, const at::Tensor& output) {
-    at::Tensor gradient = std::move(states_[m].grads[static_cast<size_t>(version)]);
-    states_[m].grads[static_cast<size_t>(version)].reset();
-    const auto loss = s_.stream.last.find("loss_sum");
-    if (loss == s_.stream.last.end() || loss->second != version) return gradient;
-    AXIAL_CHECK(output.defined(), kOp, "'loss_sum' depends on no parameter; expected one with gradient");
-    AXIAL_CHECK(output.numel() == 1, kOp, "shape of 'loss_sum'; expected one element, got [{}]",
-                fmt::join(output.sizes(), ", "));
-    accumulate(gradient, at::full(output.sizes(), s_.loss_gradient, output.options().requires_grad(false)));
-    return gradient;
-  }
-
-  void backward(size_t m, size_t b) {
-    BlockGraph graph = std::move(states_[m].graphs[b]);
-    states_[m].graphs[b] = {};
-    std::vector<at::Tensor> roots, root_grads, leaves;
-    for (size_t k = 0; k < graph.outputs.size(); ++k) {
-      at::Tensor gradient = gradient_of(m, s_.stream.writes[b][k], graph.outputs[k]);
-      if (!gradient.defined() || !graph.outputs[k].defined()) continue;
-      roots.push_back(std::move(graph.outputs[k]));
-      root_grads.push_back(std::move(gradient));
-    }
-    graph.outputs.clear();
-    std::vector<std::pair<int64_t, Parameter*>> owners;  // of leaves: a version or a parameter
-    for (size_t k = 0; k < graph.leaves.size(); ++k) {
-      if (!graph.leaves[k].defined()) continue;
-      leaves.push_back(std::move(graph.leaves[k]));
-      owners.emplace_back(s_.stream.reads[b][k], nullptr);
-    }
-    const auto at = static_cast<int64_t>(b);
-    for (Parameter* p : parameters_of({at, at + 1})) {
-      if (!p->value.requires_grad()) continue;
-      leaves.push_back(p->value);
-      owners.emplace_back(0, p);
-    }
-    if (roots.empty() || leaves.empty()) return;
-    std::vector<at::Tensor> grads = torch::autograd::grad(roots, leaves, root_grads, /*retain_graph=*/false,
-                                                          /*create_graph=*/false, /*allow_unused=*/true);
-    roots.clear();
-    root_grads.clear();
-    leaves.clear();
-    for (size_t i = 0; i < grads.size(); ++i) {
-      if (!grads[i].defined()) continue;
-      if (owners[i].second != nullptr) {
-        accumulate_gradient(*owners[i].second, std::move(grads[i]));
-      } else {
-        accumulate(states_[m].grads[static_cast<size_t>(owners[i].first)], std::move(grads[i]));
-      }
-    }
-  }
-
-  void reduce(int64_t group, const BlockRange& range) {
-    for (Parameter* p : parameters_of(range)) {
-      if (reduced_at_.at(p) != group || !p->grad.defined()) continue;
-      p->grad = s_.communicator.all_reduce(p->grad, kGradientAxes, ReduceOp::kSum);
-    }
-  }
-
-  Setup s_;
-  const std::vector<NamedTensors>& batches_;
-  Schedule schedule_;
-  std::vector<MicroBatch> states_;
-  std::vector<std::map<int64_t, at::Tensor>> kept_;
-  std::map<Parameter*, int64_t> reduced_at_;
-};
-
 }  // namespace
 
 StepRunner::StepRunner(std::vector<Block> blocks, ParameterTable& parameters,
@@ -289,8 +45,9 @@ StepResult StepRunner::train(const StepPlan& plan, const std::vector<NamedTensor
   };
   const int64_t sum = loss_of("loss_sum");
   const int64_t weight = loss_of("loss_weight");
-  Run run({blocks_, stream_, parameters_, communicator_, trace_, plan, context, loss_gradient, {sum, weight}},
-          micro_batches, PlanUse::kTraining);
+  StepRun run(
+      {blocks_, stream_, parameters_, communicator_, trace_, plan, context, loss_gradient, {sum, weight}},
+      micro_batches, PlanUse::kTraining);
   run.run();
   StepResult result;
   for (auto& kept : run.kept()) {
@@ -315,8 +72,8 @@ NamedTensors StepRunner::infer(const NamedTensors& batch, const StepContext& con
   }
   const StepPlan plan = write_inference_step(static_cast<int64_t>(blocks_.size()));
   const std::vector<NamedTensors> batches{batch};
-  Run run({blocks_, stream_, parameters_, communicator_, trace_, plan, context, 0, versions}, batches,
-          PlanUse::kInference);
+  StepRun run({blocks_, stream_, parameters_, communicator_, trace_, plan, context, 0, versions}, batches,
+              PlanUse::kInference);
   run.run();
   NamedTensors result;
   for (const int64_t v : versions) {

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// One pass through a plan's actions for given micro-batches: what StepRunner::train and ::infer start.
+// State of a micro-batch: tensors between blocks, graphs of blocks, gradients of tensors between blocks;
+// each is dropped at the place that the schedule names.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <map>
+#include <set>
+#include <vector>
+
+#include "axial/parallel/step/runner.h"
+#include "axial/parallel/step/schedule.h"
+
+namespace axial::parallel {
+
+/// What a run works on; all of it outlives the run.
+struct RunSetup {
+  const std::vector<Block>& blocks;
+  const Stream& stream;
+  ParameterTable& parameters;
+  Communicator& communicator;
+  const ActionTrace& trace;
+  const StepPlan& plan;
+  const StepContext& context;
+  double loss_gradient = 0;
+  std::set<int64_t> wanted;  ///< versions to keep for the caller
+};
+
+/// Errors as StepRunner::train states them.
+class StepRun {
+ public:
+  StepRun(RunSetup setup, const std::vector<NamedTensors>& batches, PlanUse use);
+
+  void run();
+
+  /// The wanted versions, by micro-batch.
+  std::vector<std::map<int64_t, at::Tensor>>& kept() { return kept_; }
+
+ private:
+  // The cut graph of one block: its inputs as leaves (undefined: no gradient) and its outputs.
+  struct BlockGraph {
+    std::vector<at::Tensor> leaves;
+    std::vector<at::Tensor> outputs;
+  };
+
+  struct MicroBatch {
+    std::vector<at::Tensor> values;  // per version, detached
+    std::vector<at::Tensor> grads;   // per version
+    std::vector<BlockGraph> graphs;  // per block
+  };
+
+  void check_batch(size_t m) const;
+  std::vector<Parameter*> parameters_of(const BlockRange& range) const;
+  void execute(const Action& action, size_t index);
+  NamedTensors inputs_of(size_t m, size_t b, bool with_graph);
+  NamedTensors call(const Block& block, const NamedTensors& inputs) const;
+  void forward(size_t m, size_t b, bool with_graph, bool again);
+  at::Tensor gradient_of(size_t m, int64_t version, const at::Tensor& output);
+  void backward(size_t m, size_t b);
+  void reduce(int64_t group, const BlockRange& range);
+
+  RunSetup s_;
+  const std::vector<NamedTensors>& batches_;
+  Schedule schedule_;
+  std::vector<MicroBatch> states_;
+  std::vector<std::map<int64_t, at::Tensor>> kept_;
+  std::map<Parameter*, int64_t> reduced_at_;
+};
+
+}  // namespace axial::parallel
