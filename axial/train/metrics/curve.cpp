@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layout and drawing of curve.h: ranges, ticks, smoothing, thinning, labels that do not overlap.
+// The drawing of curve.h: axes, lines, legend, labels that do not overlap.
 #include "axial/train/metrics/curve.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
-#include <numeric>
 
 #include "axial/core/check/check.h"
 #include "axial/core/text/text.h"
+#include "axial/train/metrics/plot_frame.h"
 
 namespace axial::train {
 namespace {
@@ -20,17 +19,6 @@ constexpr const char* kInk = "#222222";
 constexpr const char* kFaint = "#E3E3E3";
 constexpr const char* kBaselineInk = "#666666";
 constexpr double kLabelHeight = 15;
-
-struct Range {
-  double low = std::numeric_limits<double>::infinity();
-  double high = -std::numeric_limits<double>::infinity();
-  bool empty() const { return low > high; }
-  void add(double value) {
-    if (!std::isfinite(value)) return;
-    low = std::min(low, value);
-    high = std::max(high, value);
-  }
-};
 
 std::string escaped(const std::string& text) {
   std::string out;
@@ -55,109 +43,10 @@ std::string escaped(const std::string& text) {
   return out;
 }
 
-/// Round tick positions (1, 2 or 5 times a power of ten apart), about `wanted` of them.
-std::vector<double> ticks_of(const Range& range, int wanted) {
-  const double raw = (range.high - range.low) / wanted;
-  const double power = std::pow(10.0, std::floor(std::log10(raw)));
-  const double share = raw / power;
-  const double step = power * (share <= 1 ? 1 : share <= 2 ? 2 : share <= 5 ? 5 : 10);
-  std::vector<double> ticks;
-  for (double k = std::ceil(range.low / step - 1e-9); k * step <= range.high + step * 1e-9; ++k) {
-    ticks.push_back(k * step);
-  }
-  return ticks;
-}
-
-std::string tick_text(double value, double step) {
-  if (step >= 1) return with_commas(std::llround(value));
-  return fmt::format("{:.{}f}", value, static_cast<int>(std::ceil(-std::log10(step) - 1e-9)));
-}
-
-/// Bias-corrected exponential average over about 1/50 of the points; NaN where the input is.
-std::vector<CurvePoint> smoothed(const std::vector<CurvePoint>& points) {
-  const double window = std::max(1.0, static_cast<double>(points.size()) / 50.0);
-  const double keep = 1.0 - 2.0 / (window + 1.0);
-  std::vector<CurvePoint> out = points;
-  double sum = 0, weight = 0;
-  for (CurvePoint& point : out) {
-    if (!std::isfinite(point.y)) continue;
-    sum = keep * sum + (1 - keep) * point.y;
-    weight = keep * weight + (1 - keep);
-    point.y = sum / weight;
-  }
-  return out;
-}
-
-/// The frame of the plot in pixels and the map from values to pixels.
-struct Frame {
-  double left, top, right, bottom;
-  Range x, y;
-  double px(double value) const { return left + (value - x.low) / (x.high - x.low) * (right - left); }
-  double py(double value) const { return bottom - (value - y.low) / (y.high - y.low) * (bottom - top); }
-};
-
-/// Lowest and highest point of each pixel column, in order: what a line through all points would show.
-std::vector<CurvePoint> thinned(const std::vector<CurvePoint>& points, const Frame& frame) {
-  if (points.size() < 2000) return points;
-  std::vector<CurvePoint> out;
-  for (size_t begin = 0; begin < points.size();) {
-    const double column = std::floor(frame.px(points[begin].x));
-    size_t low = begin, high = begin, end = begin;
-    for (; end < points.size() && std::floor(frame.px(points[end].x)) == column; ++end) {
-      if (!(points[low].y <= points[end].y)) low = end;
-      if (!(points[high].y >= points[end].y)) high = end;
-    }
-    out.push_back(points[std::min(low, high)]);
-    if (low != high) out.push_back(points[std::max(low, high)]);
-    begin = std::max(end, begin + 1);
-  }
-  return out;
-}
-
-std::string path_data(const std::vector<CurvePoint>& points, const Frame& frame) {
-  std::string data;
-  bool pen_down = false;
-  for (const CurvePoint& point : points) {
-    if (!std::isfinite(point.y) || !std::isfinite(point.x)) {
-      pen_down = false;
-      continue;
-    }
-    // A spike far outside stays outside: clipped by the frame, and bounded so that viewers cope.
-    const double y = std::clamp(frame.py(point.y), -1e4, 1e4);
-    data += fmt::format("{}{:.1f} {:.1f}", pen_down ? "L" : "M", frame.px(point.x), y);
-    pen_down = true;
-  }
-  return data;
-}
-
 std::string value_text(double value, const CurvePlot& plot) {
   std::string text = fmt::format("{:.3f}", value);
   if (!plot.exp_name.empty()) text += fmt::format(" ({} {:.2f})", plot.exp_name, std::exp(value));
   return text;
-}
-
-void find_ranges(const CurvePlot& plot, Frame& frame) {
-  for (const Curve& curve : plot.curves) {
-    for (const CurvePoint& p : curve.points) {
-      if (std::isfinite(p.y)) frame.x.add(p.x);
-    }
-  }
-  if (frame.x.empty()) return;
-  if (frame.x.low == frame.x.high) frame.x.high += 1;
-  // The fall in the first 2 % must not flatten the rest of the curve; it is clipped instead.
-  const double settled = frame.x.low + 0.02 * (frame.x.high - frame.x.low);
-  for (const Curve& curve : plot.curves) {
-    const auto points = curve.style == CurveStyle::smoothed ? smoothed(curve.points) : curve.points;
-    for (const CurvePoint& p : points) {
-      if (p.x >= settled || points.size() < 50) frame.y.add(p.y);
-    }
-  }
-  for (const CurveBaseline& line : plot.baselines) frame.y.add(line.value);
-  if (frame.y.empty()) frame.y = {0, 1};
-  const double pad =
-      std::max((frame.y.high - frame.y.low) * 0.06, 1e-3 * std::max(1.0, std::abs(frame.y.high)));
-  frame.y.low -= pad;
-  frame.y.high += pad;
 }
 
 void draw_axes(std::string& svg, const CurvePlot& plot, const Frame& f) {
@@ -192,7 +81,7 @@ void draw_curve(std::string& svg, const Curve& curve, const Frame& f, const char
     svg += fmt::format(
         "<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-opacity=\"{}\" "
         "stroke-linejoin=\"round\"/>\n",
-        path_data(thinned(points, f), f), colour, width, opacity);
+        path_data(points, f), colour, width, opacity);
   };
   if (curve.style == CurveStyle::smoothed) {
     line(curve.points, 1, 0.28);
