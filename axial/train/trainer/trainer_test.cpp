@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Resume is the uninterrupted run bit for bit; recompute, accumulation, overflow, signals, broken data, Meta.
+// Recompute, accumulation, overflow, losses that are not finite, start from trained weights, Meta, options.
 #include "axial/train/trainer/trainer.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
-#include <bit>
 #include <cmath>
-#include <csignal>
-#include <fstream>
 
 #include "axial/testing/temporary_folder/temporary_folder.h"
 #include "axial/train/load/load.h"
 #include "axial/train/metrics/metrics_log.h"
-#include "axial/train/testing/tiny_model.h"
+#include "axial/train/testing/tiny_run.h"
 
 namespace axial::train {
 namespace {
@@ -22,131 +18,14 @@ namespace {
 namespace fs = std::filesystem;
 using axial::testing::TemporaryFolder;
 using ::testing::AllOf;
+using testing::Case;
+using testing::error_of;
+using testing::expect_equal;
 using ::testing::HasSubstr;
+using testing::options_for;
 using testing::TinySource;
-
-TrainOptions options_for(Precision precision) {
-  TrainOptions options;
-  options.steps = 12;
-  options.batch = 5;
-  options.micro_batch = 2;  // 2 + 2 + 1
-  options.precision = precision;
-  options.seed = 3;
-  options.threads = 1;  // threads would only wait for each other in a model this small
-  options.validate_every = 4;
-  options.checkpoint_every = 4;
-  options.log_every = 1;
-  options.optimizer.learning_rate = 1e-2;
-  options.schedule.warmup_steps = 2;
-  return options;
-}
-
-struct Trained {
-  std::vector<double> losses;
-  std::vector<StepOutcome> outcomes;
-  TrainResult result;
-  std::vector<at::Tensor> weights;
-  bool resumed = false;
-};
-
-struct Case {
-  TrainOptions options;
-  nlohmann::json config = {{"dropout", 0.2}};
-  std::function<void(int64_t)> on_step = nullptr;
-  int64_t rows = 7;
-  int64_t poison_step = -1;  ///< after it a weight becomes NaN
-};
-
-Trained train(const fs::path& folder, const Case& setup) {
-  const TinySource training(setup.rows);
-  const TinySource validation(3);
-  const RunFolder run_folder(folder);
-  Trained run;
-  TrainerInputs inputs;
-  inputs.model = testing::build_tiny(setup.config);
-  inputs.training = &training;
-  inputs.validation = &validation;
-  inputs.tokenizer = {{"kind", "test"}};
-  inputs.data = {{"rows", setup.rows}};
-  inputs.show_progress = false;
-  Trainer* running = nullptr;
-  inputs.on_step = [&](int64_t step, const StepOutcome& outcome) {
-    const at::NoGradGuard no_grad;
-    if (step == setup.poison_step) running->model().parameters->at("out").value[0][0] = NAN;
-    run.losses.push_back(outcome.loss);
-    run.outcomes.push_back(outcome);
-    if (setup.on_step) setup.on_step(step);
-  };
-  Trainer trainer(std::move(inputs), setup.options, run_folder);
-  running = &trainer;
-  run.resumed = trainer.resume();
-  run.result = trainer.run();
-  for (const auto& row : trainer.model().parameters->rows())
-    run.weights.push_back(row->value.detach().clone());
-  return run;
-}
-
-void expect_equal(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
-  ASSERT_EQ(a.size(), b.size());
-  for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(at::equal(a[i], b[i])) << i;
-}
-
-template <class E = Error>
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const E& e) {
-    return e.what();
-  }
-  return "no error";
-}
-
-TEST(TrainerTest, ResumeIsTheUninterruptedRunBitForBit) {
-  for (const Precision precision : {Precision::kFp64, Precision::kFp32, Precision::kBf16, Precision::kFp16}) {
-    const TemporaryFolder folder;
-    Case setup{options_for(precision)};
-    const Trained whole = train(folder / "whole", setup);
-    ASSERT_EQ(whole.losses.size(), 12u);
-    // A signal in step 6, between checkpoints; then from the same folder to the end.
-    Case stopped = setup;
-    stopped.on_step = [](int64_t step) {
-      if (step == 6) std::raise(SIGTERM);
-    };
-    const Trained first = train(folder / "parts", stopped);
-    EXPECT_EQ(first.result.signal, SIGTERM);
-    EXPECT_EQ(first.result.step, 6);
-    const Trained second = train(folder / "parts", setup);
-    EXPECT_TRUE(second.resumed);
-    EXPECT_EQ(second.result.signal, 0);
-    ASSERT_EQ(second.losses.size(), 6u);
-    for (size_t i = 0; i < 12; ++i) {
-      const double other = i < 6 ? first.losses[i] : second.losses[i - 6];
-      EXPECT_EQ(std::bit_cast<uint64_t>(whole.losses[i]), std::bit_cast<uint64_t>(other)) << i;
-    }
-    expect_equal(whole.weights, second.weights);
-    EXPECT_EQ(whole.result.validation->loss, second.result.validation->loss);
-    EXPECT_EQ(whole.result.best_step, second.result.best_step);
-    const auto rows = read_metrics(folder / "parts/metrics.jsonl");
-    const auto expected = read_metrics(folder / "whole/metrics.jsonl");
-    ASSERT_EQ(rows.size(), expected.size());
-    for (size_t i = 0; i < rows.size(); ++i) {
-      EXPECT_EQ(rows[i].step, expected[i].step);
-      EXPECT_EQ(rows[i].value("loss"), expected[i].value("loss"));
-    }
-  }
-}
-
-TEST(TrainerTest, DamagedCheckpointGoesBackAndEndsEqual) {
-  const TemporaryFolder folder;
-  Case setup{options_for(Precision::kFp32)};
-  const Trained whole = train(folder / "run", setup);
-  const fs::path newest = folder / "run/checkpoints/step_00000012/model-00001.safetensors";
-  fs::resize_file(newest, fs::file_size(newest) - 1);
-  const Trained again = train(folder / "run", setup);
-  EXPECT_TRUE(again.resumed);
-  EXPECT_EQ(again.losses.size(), 4u);  // from step 8
-  expect_equal(whole.weights, again.weights);
-}
+using testing::train;
+using testing::Trained;
 
 TEST(TrainerTest, RecomputeChangesNothing) {
   for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
@@ -218,60 +97,6 @@ TEST(TrainerTest, LossThatIsNotFiniteStopsWithRecordsAndCheckpoint) {
     const Trained whole = train(folder / "whole", setup);
     expect_equal(whole.weights, resumed.weights);
   }
-}
-
-TEST(TrainerTest, FullDiskStopsAndKeepsWhatThereIs) {
-  const TemporaryFolder folder;
-  Case setup{options_for(Precision::kFp32)};
-  struct rlimit before {};
-  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
-  const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
-  setup.on_step = [&](int64_t step) {
-    struct rlimit small = before;
-    small.rlim_cur = 1000;
-    if (step == 8) ::setrlimit(RLIMIT_FSIZE, &small);
-  };
-  setup.options.log_every = 100;  // metrics of steps 1 and 12 only: the limit is met by the checkpoint
-  setup.options.validate_every = 0;
-  const std::string error = error_of<IoError>([&] { train(folder / "run", setup); });
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
-  std::signal(SIGXFSZ, old_handler);
-  EXPECT_THAT(error, HasSubstr("step 8 could not be saved"));
-  setup.on_step = nullptr;
-  const Trained resumed = train(folder / "run", setup);
-  EXPECT_EQ(resumed.losses.size(), 8u);  // from step 4
-}
-
-TEST(TrainerTest, ResumeRefusesAnotherModelDataSeedOrPrecision) {
-  const TemporaryFolder folder;
-  Case setup{options_for(Precision::kFp32)};
-  train(folder / "run", setup);
-  Case other = setup;
-  other.rows = 8;
-  EXPECT_THAT(error_of([&] { train(folder / "run", other); }), HasSubstr("data.rows: 7, 8"));
-  other = setup;
-  other.config["gain"] = 2.0;
-  EXPECT_THAT(error_of([&] { train(folder / "run", other); }), HasSubstr("gain: 1.0, 2.0"));
-  other = setup;
-  other.options.seed = 4;
-  EXPECT_THAT(error_of([&] { train(folder / "run", other); }), HasSubstr("seed 3; expected 4"));
-  other = setup;
-  other.options.precision = Precision::kBf16;
-  EXPECT_THAT(error_of([&] { train(folder / "run", other); }), HasSubstr("fp32; expected bf16"));
-}
-
-TEST(TrainerTest, FinishedRunGoesOnWithMoreSteps) {
-  const TemporaryFolder folder;
-  Case setup{options_for(Precision::kFp32)};
-  setup.options.schedule.kind = "constant";
-  setup.options.steps = 6;
-  train(folder / "run", setup);
-  EXPECT_TRUE(train(folder / "run", setup).losses.empty());
-  setup.options.steps = 12;
-  const Trained longer = train(folder / "run", setup);
-  EXPECT_EQ(longer.losses.size(), 6u);
-  const Trained whole = train(folder / "whole", setup);
-  expect_equal(whole.weights, longer.weights);
 }
 
 TEST(TrainerTest, StartsFromTrainedWeights) {
