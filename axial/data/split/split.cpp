@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "axial/core/check/check.h"
+#include "axial/core/progress/progress.h"
 #include "axial/core/rng/rng.h"
 #include "axial/data/split/sketch.h"
 
@@ -114,11 +115,17 @@ std::vector<uint8_t> split_by_cluster(const std::vector<Distinct>& items, const 
   std::vector<detail::Sketch> sketches(items.size());
   std::string text;
   int64_t total = 0;
+  Progress progress({.label = "sketch records",
+                     .unit = "records",
+                     .total = static_cast<int64_t>(items.size()),
+                     .quiet_s = 5});
   for (size_t i = 0; i < items.size(); ++i) {
     input.text_of(items[i].record, text);
     sketches[i] = detail::make_sketch(text, input.nucleotides);
     total += items[i].tokens;
+    progress.advance(1);
   }
+  progress.finish();
   const double wanted = options.validation_fraction * static_cast<double>(total);
   constexpr int kHalvings = 8;
   double distance = 1 - options.near_duplicate_identity;

@@ -36,8 +36,9 @@ Identity identity_of(const fs::path& file) {
 
 }  // namespace
 
-std::string content_hash_of_file(const fs::path& file, const fs::path& folder) {
-  if (folder.empty()) return hash_file(file);
+std::string content_hash_of_file(const fs::path& file, const fs::path& folder,
+                                 const std::function<void(int64_t)>& on_bytes) {
+  if (folder.empty()) return hash_file(file, on_bytes);
   const Identity before = identity_of(file);
   const std::string name = hash_bytes(std::as_bytes(std::span(before.text.data(), before.text.size())));
   const fs::path note = folder / "content_hashes" / name;
@@ -54,7 +55,7 @@ std::string content_hash_of_file(const fs::path& file, const fs::path& folder) {
       // An unreadable note is as good as none.
     }
   }
-  const std::string hash = hash_file(file);
+  const std::string hash = hash_file(file, on_bytes);
   const Identity after = identity_of(file);
   if (after.text == before.text && std::time(nullptr) - after.changed_s > 2) {
     try {

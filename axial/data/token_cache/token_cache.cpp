@@ -74,15 +74,19 @@ int64_t bytes_of(const fs::path& file) {
   return error ? 0 : static_cast<int64_t>(bytes);
 }
 
+int64_t bytes_of(const std::vector<fs::path>& files) {
+  int64_t total = 0;
+  for (const fs::path& file : files) total += bytes_of(file);
+  return total;
+}
+
 void build(const std::vector<fs::path>& files, const Tokenizer& tokenizer, const std::string& key,
            StoreSink& sink) {
   TokenStoreWriter writer(sink, key, tokenizer.vocab_size());
   StoreCounts counts;
   std::vector<int32_t> tokens;
   const FastaOptions options{tokenizer.reads_nucleotides() ? Alphabet::kNucleotide : Alphabet::kAny};
-  int64_t total = 0;
-  for (const fs::path& file : files) total += bytes_of(file);
-  Progress progress({.label = "read FASTA", .unit = "bytes", .total = total, .quiet_s = kQuiet_s});
+  Progress progress({.label = "read FASTA", .unit = "bytes", .total = bytes_of(files), .quiet_s = kQuiet_s});
   int64_t before = 0;
   for (size_t f = 0; f < files.size(); ++f) {
     const auto on_record = [&](const FastaRecord& record) {
@@ -115,7 +119,13 @@ void build(const std::vector<fs::path>& files, const Tokenizer& tokenizer, const
 
 std::string key_of(const std::vector<fs::path>& files, const Tokenizer& tokenizer, const fs::path& folder) {
   std::string text = fmt::format("{}\n{}\n", kFormat, tokenizer.to_json().dump());
-  for (const fs::path& file : files) text += content_hash_of_file(file, folder) + "\n";
+  Progress progress({.label = "hash files", .unit = "bytes", .total = bytes_of(files), .quiet_s = kQuiet_s});
+  int64_t before = 0;  // known files count at once
+  for (const fs::path& file : files) {
+    text += content_hash_of_file(file, folder, [&](int64_t bytes) { progress.advance(bytes); }) + "\n";
+    progress.update(before += bytes_of(file));
+  }
+  progress.finish();
   return hash_bytes(std::as_bytes(std::span(text.data(), text.size())));
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -38,7 +39,9 @@ OpenedStore open_token_store(const std::vector<std::filesystem::path>& files, co
 std::filesystem::path cache_folder(const std::string& cache);
 
 /// XXH3-128 of a file's stored bytes, remembered in `folder` (empty: nothing is remembered). A file changed
-/// in the last two seconds is not remembered: its times could not tell a further change.
-std::string content_hash_of_file(const std::filesystem::path& file, const std::filesystem::path& folder);
+/// in the last two seconds is not remembered: its times could not tell a further change. `on_bytes`
+/// (optional) is told of each piece that had to be read.
+std::string content_hash_of_file(const std::filesystem::path& file, const std::filesystem::path& folder,
+                                 const std::function<void(int64_t)>& on_bytes = nullptr);
 
 }  // namespace axial::data
