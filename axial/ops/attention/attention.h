@@ -14,10 +14,12 @@ namespace axial::ops {
 /// T tokens of all rows, H query heads, G key/value heads (G divides H), D head width, S segments.
 ///   q         [T, H, D]  fp64 | fp32 | bf16 | fp16, last dim contiguous
 ///   k, v      [T, G, D]
-///   segments  [S + 1]    int32 or int64 on the host, rising from 0 to T: segment s is [segments[s],
-///   segments[s+1]) alibi_slopes [H]     fp32 or none: adds slope * (j - i) to the logits (Press et al.,
-///   2022) scale                multiplies q k^T; none: 1 / sqrt(D) returns   [T, H, D]  dtype of q,
-///   contiguous
+///   segments  [S + 1]    int32 or int64 on the host, rising from 0 to T: segment s starts at segments[s]
+///                        and ends before segments[s + 1]
+///   alibi_slopes  [H]    fp32 or none: adds slope * (j - i) to the logits (Press et al., 2022)
+///   scale                multiplies q k^T; none: 1 / sqrt(D)
+///   returns   [T, H, D]  dtype of q, contiguous
+///
 /// Gradients: q, k, v; first order only. Saves q, k, v, output and one statistic per (token, head).
 /// Workspace per thread: a few [n, D] buffers and one or two stripes of 128 x n scores, n the segment's
 /// length; never T x T. Sums are kept in fp32 (fp64 for fp64). Bitwise equal for any number of threads.
