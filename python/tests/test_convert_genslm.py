@@ -14,7 +14,9 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-ORACLE = pathlib.Path(os.environ.get("AXIAL_BIN", ROOT / "build/release/bin")) / "axial_decoder_oracle"
+ORACLE = (
+    pathlib.Path(os.environ.get("AXIAL_TEST_PROGRAMS", ROOT / "build/release/bin")) / "axial_decoder_oracle"
+)
 
 # By path: importing the package would need its compiled half, which the converter does not use.
 spec = importlib.util.spec_from_file_location("convert_genslm", ROOT / "python/axial/tools/convert_genslm.py")
@@ -93,7 +95,9 @@ def test_converts_every_layout(layout, release, tmp_path):
     assert torch.equal(read.eval()(tokens).logits, model(tokens).logits)
 
 
-@pytest.mark.skipif(not ORACLE.parent.exists(), reason=f"{ORACLE.parent} is not built (or set AXIAL_BIN)")
+@pytest.mark.skipif(
+    not ORACLE.parent.exists(), reason=f"{ORACLE.parent} is not built (or set AXIAL_TEST_PROGRAMS)"
+)
 def test_axial_reads_the_folder(release, tmp_path):
     model, config, state = release
     out = tmp_path / "out"

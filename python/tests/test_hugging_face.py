@@ -17,10 +17,12 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-ORACLE = pathlib.Path(os.environ.get("AXIAL_BIN", ROOT / "build/release/bin")) / "axial_decoder_oracle"
+ORACLE = (
+    pathlib.Path(os.environ.get("AXIAL_TEST_PROGRAMS", ROOT / "build/release/bin")) / "axial_decoder_oracle"
+)
 
 pytestmark = pytest.mark.skipif(
-    not ORACLE.parent.exists(), reason=f"{ORACLE.parent} is not built (or set AXIAL_BIN)"
+    not ORACLE.parent.exists(), reason=f"{ORACLE.parent} is not built (or set AXIAL_TEST_PROGRAMS)"
 )
 
 # Largest difference over the largest value. fp32 has 6e-8; sums here have up to a few hundred terms.

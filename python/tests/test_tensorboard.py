@@ -8,12 +8,14 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TESTS = pathlib.Path(os.environ.get("AXIAL_BIN", ROOT / "build/release/bin")) / "axial_train_tests"
+TESTS = pathlib.Path(os.environ.get("AXIAL_TEST_PROGRAMS", ROOT / "build/release/bin")) / "axial_train_tests"
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 
-@pytest.mark.skipif(not TESTS.parent.exists(), reason=f"{TESTS.parent} is not built (or set AXIAL_BIN)")
+@pytest.mark.skipif(
+    not TESTS.parent.exists(), reason=f"{TESTS.parent} is not built (or set AXIAL_TEST_PROGRAMS)"
+)
 def test_tensorboard_reads_scalars_and_hides_purged_steps(tmp_path):
     subprocess.run(
         [TESTS, "--gtest_filter=EventFile.WritesAFolderForTensorBoard"],
