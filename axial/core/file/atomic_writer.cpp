@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Temporary name, sync and rename behind atomic_writer.h.
+// What atomic_writer.h writes to: a pending file, or the target itself.
 #include "axial/core/file/atomic_writer.h"
 
 #include <fcntl.h>
@@ -16,19 +16,19 @@ AtomicWriter::AtomicWriter(std::filesystem::path path) : target_(output_target(p
     writer_ = std::make_unique<FileWriter>(::fcntl(target_.descriptor, F_DUPFD_CLOEXEC, 0), std::move(path));
     return;
   }
-  if (!target_.in_place) temporary_ = fmt::format("{}.tmp-{}", target_.path.string(), ::getpid());
-  writer_ = std::make_unique<FileWriter>(target_.in_place ? target_.path : temporary_);
+  if (target_.in_place) {
+    writer_ = std::make_unique<FileWriter>(target_.path);
+    return;
+  }
+  pending_ = std::make_unique<PendingFile>(target_.path);
+  writer_ = std::make_unique<FileWriter>(::fcntl(pending_->descriptor(), F_DUPFD_CLOEXEC, 0), target_.path);
 }
 
-AtomicWriter::~AtomicWriter() {
-  if (!writer_) return;
-  writer_.reset();
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
-}
+AtomicWriter::~AtomicWriter() = default;
 
 void AtomicWriter::commit() {
   writer_->finish();
-  if (!temporary_.empty()) rename_durably(temporary_, target_.path);
+  if (pending_) pending_->commit();
   writer_.reset();
 }
 

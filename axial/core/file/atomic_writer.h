@@ -7,15 +7,16 @@
 #include <string_view>
 
 #include "axial/core/file/file.h"
+#include "axial/core/file/pending_file.h"
 
 namespace axial {
 
-/// Writes beside the target; commit() makes it durable under its name, destruction without it removes it.
+/// Writes a pending file; commit() makes it durable under its name, destruction without it leaves nothing.
 /// A symbolic link stays and its target is replaced; a device, a pipe or a name of an open descriptor
 /// (/dev/stdout) is written directly.
 class AtomicWriter {
  public:
-  /// Throws IoError when the file beside the target cannot be created or the target not opened.
+  /// Throws IoError as output_target, and when the file cannot be created or the target not opened.
   explicit AtomicWriter(std::filesystem::path path);
   AtomicWriter(const AtomicWriter&) = delete;
   AtomicWriter& operator=(const AtomicWriter&) = delete;
@@ -27,7 +28,7 @@ class AtomicWriter {
 
  private:
   OutputTarget target_;
-  std::filesystem::path temporary_;  // empty when written directly
+  std::unique_ptr<PendingFile> pending_;  // null when written directly
   std::unique_ptr<FileWriter> writer_;
 };
 

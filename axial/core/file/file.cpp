@@ -90,7 +90,11 @@ OutputTarget output_target(const fs::path& path) {
     }
     const fs::file_status status = fs::symlink_status(out.path, error);
     if (status.type() != fs::file_type::symlink) {
-      out.in_place = fs::exists(status) && !fs::is_regular_file(status) && !fs::is_directory(status);
+      if (fs::is_directory(status) || !out.path.has_filename()) {
+        fail<IoError>("file", "cannot write '{}': expected the name of a file, got {}", path.string(),
+                      fs::is_directory(status) ? "a folder" : "none");
+      }
+      out.in_place = fs::exists(status) && !fs::is_regular_file(status);
       return out;
     }
     out.path = folder / fs::read_symlink(out.path);  // a target that is absolute replaces the folder

@@ -32,7 +32,7 @@ struct OutputTarget {
   bool in_place = false;       ///< a device, a pipe or an open descriptor: written directly, no rename
   int descriptor = -1;  ///< the name stands for this open descriptor (/dev/stdout, /dev/fd/3); -1: none
 };
-/// Throws IoError for a loop of links.
+/// Throws IoError for a folder, an empty name and a loop of links.
 OutputTarget output_target(const std::filesystem::path& path);
 
 /// Sequential writer that hashes while it writes and reports the first failure, disk full included.

@@ -2,7 +2,7 @@
 // The header has a fixed length and is written twice: first without rows, at the end with their number.
 #include "axial/train/infer/npy.h"
 
-#include <unistd.h>
+#include <fcntl.h>
 
 #include <bit>
 #include <cerrno>
@@ -29,16 +29,14 @@ NpyWriter::NpyWriter(std::filesystem::path path, int64_t columns)
               "the number of rows is written last; expected a regular file, got the pipe or device '{}'",
               path_.string());
   path_ = target.path;
-  temporary_ = fmt::format("{}.tmp-{}", path_.string(), ::getpid());
-  file_ = std::fopen(temporary_.c_str(), "wbe");
+  pending_ = std::make_unique<PendingFile>(path_);
+  file_ = ::fdopen(::fcntl(pending_->descriptor(), F_DUPFD_CLOEXEC, 0), "wb");
   if (!file_) io_fail("create");
   write_header();
 }
 
 NpyWriter::~NpyWriter() {
-  if (!file_) return;
-  std::fclose(file_);
-  ::unlink(temporary_.c_str());
+  if (file_) std::fclose(file_);
 }
 
 void NpyWriter::io_fail(const char* what) const {
@@ -67,11 +65,10 @@ void NpyWriter::write_row(std::span<const float> row) {
 void NpyWriter::finish() {
   if (std::fseek(file_, 0, SEEK_SET) != 0) io_fail("write");
   write_header();
-  if (std::fflush(file_) != 0 || ::fsync(::fileno(file_)) != 0) io_fail("write");
   std::FILE* file = file_;
   file_ = nullptr;
   if (std::fclose(file) != 0) io_fail("close");
-  rename_durably(temporary_, path_);
+  pending_->commit();
 }
 
 }  // namespace axial::train

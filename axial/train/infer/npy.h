@@ -5,11 +5,14 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <memory>
 #include <span>
+
+#include "axial/core/file/pending_file.h"
 
 namespace axial::train {
 
-/// Writes beside the target and renames at the end, so that the file is whole or absent.
+/// The file appears whole at the end or not at all.
 class NpyWriter {
  public:
   NpyWriter(std::filesystem::path path, int64_t columns);
@@ -28,7 +31,7 @@ class NpyWriter {
   [[noreturn]] void io_fail(const char* what) const;
 
   std::filesystem::path path_;
-  std::filesystem::path temporary_;
+  std::unique_ptr<PendingFile> pending_;
   std::FILE* file_ = nullptr;
   int64_t columns_ = 0;
   int64_t rows_ = 0;
