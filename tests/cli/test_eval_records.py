@@ -2,6 +2,7 @@
 """`axial eval` judges what a run held out: never, without a word, what it was trained on."""
 
 import json
+import shutil
 
 import pytest
 from random_genes import write_genes
@@ -75,3 +76,34 @@ def test_a_larger_share_than_the_runs_is_refused(axial, split_run, tmp_path):
     assert "trained on" not in said
     _, said = judged(axial, tmp_path, run, "--data", more, "--validation-fraction", "0.5")
     assert "trained on" in said and "not checked" in said
+
+
+def test_a_checkpoint_without_its_run_is_not_judged_on_what_it_learned(axial, split_run, tmp_path):
+    run, fasta = split_run
+    own, _ = judged(axial, tmp_path, run)
+    alone = tmp_path / "alone"
+    shutil.copytree(run / "checkpoints/step_00000004", alone)
+    done = axial("eval", alone, "--data", fasta, "--validation-fraction", "0.9", *QUICK, check=False)
+    assert done.returncode != 0 and "trained on the same records, split otherwise" in done.stderr
+    tokens, said = judged(axial, tmp_path, alone, "--data", fasta, "--validation-fraction", "0.1")
+    assert tokens == own and "trained on" not in said
+    other = write_genes(tmp_path / "other.fasta", count=30, seed=5)
+    assert "not checked" in judged(axial, tmp_path, alone, "--data", other)[1]
+    axial("export", run, "--out", tmp_path / "hf")
+    assert (
+        "does not say what it was trained on" in judged(axial, tmp_path, tmp_path / "hf", "--data", fasta)[1]
+    )
+
+
+def test_the_curve_shows_baselines_of_the_run_alone(axial, split_run, tmp_path):
+    run, _ = split_run
+    axial("eval", run, *QUICK)
+    before = (run / "loss.svg").read_bytes()
+    other = write_genes(tmp_path / "other.fasta", count=30, seed=5)
+    assert "curve:" not in axial("eval", run, "--validation-data", other, *QUICK).stdout
+    assert (run / "loss.svg").read_bytes() == before
+    (run / "loss.svg").unlink()
+    (run / "loss.svg").mkdir()  # as good as a read-only folder, for root too
+    done = axial("eval", run, *QUICK, "--json", tmp_path / "e.json")
+    assert "keeps its old baselines" in done.stderr and (tmp_path / "e.json").exists()
+    (run / "loss.svg").rmdir()

@@ -80,26 +80,39 @@ Question question_of(const Arguments& arguments, const fs::path& run_folder,
   return question;
 }
 
+// The very split that the model was trained on.
+bool is_own_data(const train::LoadedModel& loaded, const data::GenomeReport& report) {
+  return !loaded.data.is_null() && loaded.data.value("content", "") == report.content;
+}
+
 // Records that a run trained on say little about it: refuse to judge them where they can be told, warn where
 // they cannot. A share of the run's or less, drawn with the run's seed, is always among what it held out.
 void check_held_out(const Arguments& arguments, const Question& question, const train::LoadedModel& loaded,
                     const data::GenomeReport& report) {
-  if (!question.of_run || loaded.data.is_null() || loaded.data.value("content", "") == report.content) return;
+  if (loaded.data.is_null()) {
+    log()->warn("{} does not say what it was trained on: the judged records may be among it", loaded.source);
+    return;
+  }
+  if (is_own_data(loaded, report)) return;
   const bool same_records = loaded.data.value("records", int64_t{-1}) == report.records &&
                             loaded.data.value("tokens", int64_t{-1}) == report.tokens;
   const bool given = !question.data.validation_files.empty();
   const double fraction = question.data.split.validation_fraction;
   const bool larger = !given && fraction > question.trained_without;
   AXIAL_CHECK(
-      !(same_records && larger), "eval",
+      !(question.of_run && same_records && larger), "eval",
       "{} was trained on records that would be judged; expected validation_fraction at most {}, as the "
       "run's recipe has it, got {}",
       loaded.source, question.trained_without, fraction);
-  if (given && arguments.validation_data.empty()) {
+  AXIAL_CHECK(question.of_run || given || !same_records, "eval",
+              "{} was trained on the same records, split otherwise; expected the run folder, which knows its "
+              "split, or the run's own --seed and --validation-fraction, got {} and {}",
+              loaded.source, question.seed, fraction);
+  if (question.of_run && given && arguments.validation_data.empty()) {
     log()->warn(
         "judged: validation_files of the run's recipe; --data only fits the baselines "
         "(--validation-data judges other records)");
-  } else if (given || larger || question.data.split.keep_near_duplicates_together) {
+  } else if (!question.of_run || given || larger || question.data.split.keep_near_duplicates_together) {
     log()->warn(
         "the judged records are others than those that the run held out: whether it was trained on "
         "some of them is not checked");
@@ -155,18 +168,24 @@ nlohmann::json to_json(const BaselineRow& row) {
           {"tokens", row.tokens}};
 }
 
-void draw_curve(const fs::path& run_folder, const data::BaselineTable& table) {
-  if (run_folder.empty()) return;
+// Baselines of other records would say nothing about the run's curve.
+void draw_curve(const fs::path& run_folder, const data::BaselineTable& table, bool of_its_data) {
+  if (run_folder.empty() || !of_its_data) return;
   std::vector<train::CurveBaseline> lines;
   for (const BaselineRow& row : table.rows) {
     if (row.name == "unigram" || row.name == "truth") lines.push_back({row.name, row.nats});
   }
   lines.push_back({"best n-gram: " + table.best_ngram().name, table.best_ngram().nats});
-  train::write_loss_curve(run_folder, run_folder.filename().string(), lines);
-  fmt::print("curve: {}\n", (run_folder / "loss.svg").string());
+  try {
+    train::write_loss_curve(run_folder, run_folder.filename().string(), lines);
+    fmt::print("curve: {}\n", (run_folder / "loss.svg").string());
+  } catch (const IoError& error) {
+    log()->warn("the curve keeps its old baselines: {}", error.what());
+  }
 }
 
 int run(const Arguments& arguments) {
+  if (!arguments.json.empty()) output_target(arguments.json);
   if (!arguments.data.empty()) check_is_no_input(arguments.json, arguments.data);
   if (!arguments.validation_data.empty()) check_is_no_input(arguments.json, arguments.validation_data);
   train::LoadedModel loaded = arguments.model.load();
@@ -195,7 +214,7 @@ int run(const Arguments& arguments) {
     make_parent(arguments.json);
     write_file_atomically(arguments.json, report.dump(1) + "\n");
   }
-  draw_curve(run_folder, table);
+  draw_curve(run_folder, table, is_own_data(loaded, genomes.report));
   return 0;
 }
 
@@ -215,6 +234,7 @@ void register_eval(CommandRegistry& registry) {
     command.add_option("--validation-fraction", arguments->validation_fraction,
                        "share of the records that is judged");
     command.add_option("--seed", arguments->seed, "of the split, where there is no recipe")
+        ->check(seed_range())
         ->capture_default_str();
     command.add_option("--batch", arguments->batch, "rows per pass")
         ->check(CLI::Range(1, 1 << 20))
