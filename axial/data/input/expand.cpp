@@ -31,6 +31,11 @@ std::vector<std::string> names_in(const fs::path& folder) {
 
 [[noreturn]] void fail_missing(const fs::path& path) {
   std::error_code error;
+  if (fs::is_symlink(path, error)) {
+    const fs::path target = fs::read_symlink(path, error);
+    fail("input", "no such file '{}': it is a symbolic link to '{}', which leads nowhere", path.string(),
+         target.string());
+  }
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
   if (!fs::is_directory(folder, error)) {
     const fs::path above = folder.has_parent_path() ? folder.parent_path() : fs::path(".");

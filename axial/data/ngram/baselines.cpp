@@ -146,7 +146,7 @@ NgramWeights tune_on(const Sample& sample, const NgramModel& model, int64_t n, S
   double before = -std::numeric_limits<double>::infinity();
   for (int sweep = 0; sweep < 20; ++sweep) {
     for (size_t level = tuned.discounts.size(); level-- > 0;) {
-      if (smoothing == Smoothing::pitman_yor) {
+      if (smoothing == Smoothing::kPitmanYor) {
         tuned.strengths[level] = best_strength(find_hyperbolas(sample, tuned, level, model.vocab_size()));
       }
       for (size_t which = 0; which < 3; ++which) {
@@ -213,7 +213,7 @@ BaselineTable compute_baselines(const NgramModel& model, const TokenRecords& val
   const int64_t tokens = count_predicted(validation, vocab);
   const Sample sample = take_sample(model, validation, tokens, options.tuning_tokens);
   std::vector<NgramWeights> models;
-  for (const Smoothing smoothing : {Smoothing::kneser_ney, Smoothing::pitman_yor}) {
+  for (const Smoothing smoothing : {Smoothing::kKneserNey, Smoothing::kPitmanYor}) {
     for (int64_t n = options.min_order; n <= std::min(options.max_order, model.order()); ++n) {
       models.push_back(tune_on(sample, model, n, smoothing));
     }
@@ -237,7 +237,7 @@ BaselineTable compute_baselines(const NgramModel& model, const TokenRecords& val
   table.rows.push_back(make_baseline_row("uniform", uniform, tokens));
   table.rows.push_back(make_baseline_row("unigram", unigram_nats, tokens));
   for (size_t m = 0; m < models.size(); ++m) {
-    const char* smoothing = models[m].smoothing == Smoothing::pitman_yor ? "Pitman-Yor" : "Kneser-Ney";
+    const char* smoothing = models[m].smoothing == Smoothing::kPitmanYor ? "Pitman-Yor" : "Kneser-Ney";
     const std::string name = fmt::format("{}-gram {}", models[m].order, smoothing);
     table.rows.push_back(make_baseline_row(name, nats[m], tokens));
     table.rows.back().ngram = models[m];

@@ -51,7 +51,7 @@ struct BaselineTable {
 /// end when one gains less than 1e-5 nats. Tuning on validation favours the baseline: a model that
 /// beats it has beaten the best it can be.
 NgramWeights tune_weights(const NgramModel& model, const TokenRecords& validation, int64_t n,
-                          Smoothing smoothing = Smoothing::kneser_ney, int64_t tuning_tokens = 131072);
+                          Smoothing smoothing = Smoothing::kKneserNey, int64_t tuning_tokens = 131072);
 
 /// Every baseline over all predicted tokens of the validation records. Two passes over them;
 /// on_tokens (optional) hears the running token count of the second.

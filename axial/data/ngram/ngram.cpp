@@ -22,7 +22,7 @@ double interpolate(const NgramWeights& model, std::span<const LevelCounts> level
   for (size_t k = 0; k < static_cast<size_t>(model.order); ++k) {
     const LevelCounts& at = levels[k];
     const bool occurrences =
-        model.smoothing == Smoothing::pitman_yor || k + 1 == static_cast<size_t>(model.order);
+        model.smoothing == Smoothing::kPitmanYor || k + 1 == static_cast<size_t>(model.order);
     const detail::ContextSums& sums = occurrences ? at.raw_sums : at.distinct_sums;
     if (sums.total == 0) break;  // an unseen context: the shorter one answers, longer ones are unseen too
     const uint32_t count = occurrences ? at.raw : at.distinct;
@@ -98,10 +98,10 @@ double NgramModel::ln_unigram(int32_t token) const {
 
 NgramWeights NgramModel::estimated(int64_t n, Smoothing smoothing) const {
   AXIAL_CHECK(n >= 1 && n <= order(), "ngram", "order {}; expected 1 to {}", n, order());
-  const double strength = smoothing == Smoothing::pitman_yor ? 1.0 : 0.0;
+  const double strength = smoothing == Smoothing::kPitmanYor ? 1.0 : 0.0;
   NgramWeights model{n, {}, std::vector<double>(static_cast<size_t>(n), strength), smoothing};
   for (int64_t k = 1; k <= n; ++k)
-    model.discounts.push_back(trie_.estimated_discounts(k, k < n && smoothing == Smoothing::kneser_ney));
+    model.discounts.push_back(trie_.estimated_discounts(k, k < n && smoothing == Smoothing::kKneserNey));
   return model;
 }
 

@@ -31,14 +31,14 @@ struct NgramOptions {
   }
 };
 
-enum class Smoothing { kneser_ney, pitman_yor };
+enum class Smoothing { kKneserNey, kPitmanYor };
 
 /// One model out of the counts: per level 1 .. order its discounts, each in (0, count], and its strength.
 struct NgramWeights {
   int64_t order = 0;
   std::vector<detail::Discounts> discounts;
   std::vector<double> strengths;
-  Smoothing smoothing = Smoothing::kneser_ney;
+  Smoothing smoothing = Smoothing::kKneserNey;
 };
 
 /// Counts of a training set, which hold the models of every order up to options.order.
@@ -64,7 +64,7 @@ class NgramModel {
   /// Add-one smoothed unigram: ln (count + 1) / (T + V).
   double ln_unigram(int32_t token) const;
   /// Chen and Goodman's discounts from the counts of counts, without validation data: where tuning starts.
-  NgramWeights estimated(int64_t n, Smoothing smoothing = Smoothing::kneser_ney) const;
+  NgramWeights estimated(int64_t n, Smoothing smoothing = Smoothing::kKneserNey) const;
   /// Counts at every level for token `at` of a record, at >= 1.
   void find(std::span<const int32_t> record, size_t at, std::span<detail::LevelCounts> out) const;
 

@@ -67,7 +67,7 @@ class DirectModel {
     if (k == 0) return 1.0 / vocab_;
     const Record gram = gram_at(record, at, k);
     const detail::Discounts& d = model.discounts[static_cast<size_t>(k - 1)];
-    const bool occurrences = k == model.order || model.smoothing == Smoothing::pitman_yor;
+    const bool occurrences = k == model.order || model.smoothing == Smoothing::kPitmanYor;
     double total = 0, freed = 0, own = 0;
     for (int32_t w = 0; w < vocab_; ++w) {
       Record other = gram;
@@ -100,12 +100,12 @@ class DirectModel {
 
 TEST(Ngram, EqualsTheDirectImplementation) {
   for (const auto& [marks, smoothing] : std::vector<std::pair<bool, Smoothing>>{
-           {true, Smoothing::kneser_ney}, {false, Smoothing::kneser_ney}, {true, Smoothing::pitman_yor}}) {
+           {true, Smoothing::kKneserNey}, {false, Smoothing::kKneserNey}, {true, Smoothing::kPitmanYor}}) {
     const Corpus train = random_corpus(1, 30, 25, 9, marks), test = random_corpus(2, 5, 25, 9, marks);
     const NgramModel model = NgramModel::fit(over(train), 9, {.order = 4});
     const DirectModel direct(train, 9, 4);
     for (int64_t n = 1; n <= 4; ++n) {
-      const double strength = smoothing == Smoothing::pitman_yor ? 2.5 : 0.0;
+      const double strength = smoothing == Smoothing::kPitmanYor ? 2.5 : 0.0;
       const std::vector<detail::Discounts> all{{0.3, 0.7, 1.1}, {0.9, 1.9, 3}, {0.6, 0.2, 0.4}, {1, 2, 2.5}};
       const NgramWeights cut{n,
                              {all.begin(), all.begin() + n},
@@ -137,7 +137,7 @@ TEST(Ngram, SumsToOneInAnyContext) {
     for (int64_t n = 1; n <= 5; ++n) {
       double sum = 0, unigram = 0;
       for (int32_t w = 0; w < 12; ++w) {
-        const Smoothing smoothing = trial % 3 ? Smoothing::kneser_ney : Smoothing::pitman_yor;
+        const Smoothing smoothing = trial % 3 ? Smoothing::kKneserNey : Smoothing::kPitmanYor;
         sum += std::exp(model.ln_probability(model.estimated(n, smoothing), prefix, w));
         unigram += std::exp(model.ln_unigram(w));
       }
@@ -203,7 +203,7 @@ TEST(Baselines, TunedWeightsAreAMinimum) {
     }
     return sum / (30 * 41);
   };
-  for (const Smoothing smoothing : {Smoothing::kneser_ney, Smoothing::pitman_yor}) {
+  for (const Smoothing smoothing : {Smoothing::kKneserNey, Smoothing::kPitmanYor}) {
     const NgramWeights tuned = tune_weights(model, over(test), 4, smoothing);
     const double best = nats(tuned);
     EXPECT_LT(best, nats(model.estimated(4, smoothing)));
@@ -224,7 +224,7 @@ TEST(Baselines, TunedWeightsAreAMinimum) {
   }
   const double best = nats(tune_weights(model, over(test), 4));
   // A sample of a third of the tokens finds nearly the same.
-  EXPECT_NEAR(nats(tune_weights(model, over(test), 4, Smoothing::kneser_ney, 410)), best, 0.01);
+  EXPECT_NEAR(nats(tune_weights(model, over(test), 4, Smoothing::kKneserNey, 410)), best, 0.01);
 }
 
 TEST(Baselines, BadInputIsRefused) {

@@ -100,4 +100,4 @@ inline std::optional<std::filesystem::path> genome_file(const std::string& name)
 #define AXIAL_GENOME_FILE(variable, name)                                                             \
   const auto variable##_found = ::axial::data::testing::genome_file(name);                            \
   if (!variable##_found) GTEST_SKIP() << "AXIAL_DATA does not point to data with genomes/" << (name); \
-  const std::filesystem::path variable = *variable##_found
+  const std::filesystem::path& variable = *variable##_found

@@ -160,6 +160,15 @@ std::optional<fs::path> temporary_in(const fs::path& folder, const std::string& 
   }
 }
 
+// What builders of this cache left behind that were killed; the lock says that none is at work.
+void remove_left_over(const fs::path& folder, const std::string& key, const fs::path& own) {
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    if (name.starts_with(key + ".tmp-") && at->path() != own) ::unlink(at->path().c_str());
+  }
+}
+
 // Build in `folder` unless another process does so first; null when the folder cannot be written.
 std::shared_ptr<const TokenStore> build_in(const fs::path& folder, const std::vector<fs::path>& files,
                                            const Tokenizer& tokenizer, const std::string& key,
@@ -177,6 +186,7 @@ std::shared_ptr<const TokenStore> build_in(const fs::path& folder, const std::ve
   } remove{*temporary};
   const fs::path path = folder / (key + ".tokens");
   const BuildLock lock(folder / (key + ".lock"));
+  remove_left_over(folder, key, *temporary);
   std::vector<std::string> known;  // a damaged file was reported before
   opened.path = path;
   if (auto store = open_existing(path, key, known)) return store;
