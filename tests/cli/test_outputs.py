@@ -6,8 +6,10 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -178,3 +180,85 @@ def test_demo_removes_only_its_own(tmp_path):
     )
     assert done.returncode == 1 and "no demo made it" in done.stderr
     assert (tmp_path / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("command", ["score", "embed", "generate", "eval"])
+def test_a_folder_is_no_name_for_results(axial, command, trained, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for out in [tmp_path / "folder", f"{tmp_path}/folder/", ".", ""]:
+        data = [] if command == "generate" else ["--data", trained[1]]
+        done = axial(command, trained[0], *data, "--json" if command == "eval" else "--out", out, check=False)
+        if command == "eval" and out == "":
+            continue  # as if it had not been given
+        assert done.returncode != 0 and ("expected the name of a file" in done.stderr or out == ""), (
+            done.stderr
+        )
+        assert "eval:" not in done.stderr and "perplexity" not in done.stdout  # before the work
+    assert not list(tmp_path.rglob("*.tmp*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_command_leaves_nothing(axial_program, trained, tmp_path, number):
+    log = tmp_path / "log"
+    command = [axial_program, "generate", trained[0], "--out", tmp_path / "g.fasta", "--count", "1000000"]
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+        while "generate:" not in log.read_text() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(60) != 0
+    assert [p.name for p in tmp_path.iterdir()] == ["log"]
+
+
+def test_results_do_not_replace_parts_of_the_model(axial, trained):
+    before = files_of(trained[0])
+    for name in ["recipe.yaml", "metrics.jsonl", "loss.svg"]:
+        done = axial("generate", trained[0], "--count", "1", "--out", trained[0] / name, check=False)
+        assert done.returncode != 0 and "belongs to the model" in done.stderr
+    assert files_of(trained[0]) == before
+
+
+def test_seeds_out_of_range_are_refused(axial, trained, tmp_path):
+    for seed in ["-1", "99999999999999999999", "1.5", "x"]:
+        done = axial("generate", trained[0], "--out", tmp_path / "g", "--seed", seed, check=False)
+        assert done.returncode != 0 and "expected 0 to 9223372036854775807" in done.stderr
+
+
+def test_overwriting_waits_until_the_new_run_can_be_built(
+    axial_program, axial, trained, test_recipe, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    before = files_of(run)
+    huge = ["--set", "model.vocab_size=1000000000"]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -v 8000000; exec "$@"', "-", axial_program, "train", test_recipe, "--data", trained[1],
+         "--out", run, "--overwrite", *huge], capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode != 0
+    assert {k: v for k, v in files_of(run).items() if "lock" not in k} == {
+        k: v for k, v in before.items() if "lock" not in k
+    }
+
+
+def test_sizes_that_no_machine_has_are_refused(axial, trained, test_recipe, tmp_path):
+    for key, value in [("train.threads", 100000), ("train.batch", 10**12)]:
+        done = axial("train", test_recipe, "--data", trained[1], "--out", tmp_path / "run", "--set", f"{key}={value}",
+                     check=False)  # fmt: skip
+        assert done.returncode == 1 and "expected at most" in done.stderr and f"--set {key}" in done.stderr
+
+
+def test_a_damaged_log_does_not_stop_a_run(axial, trained, test_recipe, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    with (run / "metrics.jsonl").open("a") as log:
+        log.write("garbage\n")
+    done = axial("train", test_recipe, "--data", trained[1], "--out", run, "--set", "train.steps=22")
+    assert "metrics.jsonl.damaged" in done.stderr
+    assert "garbage" in (run / "metrics.jsonl.damaged").read_text()
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 22
+
+
+def test_a_link_to_nothing_is_told_as_one(axial, trained, tmp_path):
+    (tmp_path / "link.fasta").symlink_to("nowhere.fasta")
+    done = axial("score", trained[0], "--data", tmp_path / "link.fasta", "--out", tmp_path / "s", check=False)
+    assert done.returncode != 0 and "symbolic link to 'nowhere.fasta'" in done.stderr

@@ -6,10 +6,13 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
+
 #include "axial/core/check/check.h"
 #include "axial/core/file/file.h"
 #include "axial/core/log/log.h"
 #include "axial/data/input/input.h"
+#include "axial/train/run_folder/run_folder.h"
 
 namespace axial::cli {
 namespace {
@@ -117,6 +120,30 @@ void check_is_no_input(const std::filesystem::path& out, const std::vector<std::
     AXIAL_CHECK(!std::filesystem::equivalent(out, file), "out",
                 "'{}' is one of the data files; expected another name for the results", out.string());
   }
+}
+
+void check_is_no_model_file(const std::filesystem::path& out, const std::filesystem::path& model) {
+  std::error_code none;
+  if (!std::filesystem::is_regular_file(out, none)) return;
+  const std::string folder = std::filesystem::canonical(model, none).string() + "/";
+  const std::filesystem::path file = std::filesystem::canonical(out, none);
+  const bool inside = file.string().starts_with(folder);
+  const auto& name = file.filename().string();
+  const bool part = name == train::kRecipeFile || name == "metrics.jsonl" || name == "loss.svg" ||
+                    file.extension() == ".safetensors" || file.extension() == ".json" ||
+                    name.starts_with("events.out.tfevents");
+  AXIAL_CHECK(!inside || !part, "out", "'{}' belongs to the model; expected another name for the results",
+              out.string());
+}
+
+CLI::Validator seed_range() {
+  const auto check = [](const std::string& text) -> std::string {
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool whole = error == std::errc() && end == text.data() + text.size();
+    return whole && value >= 0 ? "" : fmt::format("expected 0 to 9223372036854775807, got '{}'", text);
+  };
+  return {check, "SEED"};
 }
 
 void make_parent(const std::filesystem::path& path) {

@@ -57,6 +57,12 @@ void print_summary(const std::filesystem::path& out, const std::string& line);
 void check_is_no_input(const std::filesystem::path& out, const std::vector<std::string>& data);
 
 /// Throw ValueError unless a file can be written at `path`: its folder exists or can be made.
+/// Throws ValueError when results would replace what a run or a model folder consists of.
+void check_is_no_model_file(const std::filesystem::path& out, const std::filesystem::path& model);
+
+/// A seed: 0 to 2^63 - 1.
+CLI::Validator seed_range();
+
 void make_parent(const std::filesystem::path& path);
 
 }  // namespace axial::cli

@@ -29,15 +29,19 @@ void check_out(const Arguments& arguments) {
   AXIAL_CHECK(!output_target(output_path(arguments.out)).in_place, "embed",
               "--out; expected the name of a file (a second one is written beside it), got '{}'",
               arguments.out.string());
+  output_target(ids_path(arguments.out));
   check_is_no_input(arguments.out, arguments.data);
   check_is_no_input(ids_path(arguments.out), arguments.data);
+  check_is_no_model_file(arguments.out, arguments.model.path);
 }
 
 int run(const Arguments& arguments) {
   check_out(arguments);
   train::LoadedModel loaded = arguments.model.load();
   const data::GenomeRecords records = open_records(arguments.data, loaded);
-  Progress progress({.label = "embed", .unit = "records", .total = records.size()});
+  Progress progress({.label = "embed", .unit = "tokens", .total = records.report().tokens});
+  train::WindowOptions windows = arguments.windows;
+  windows.on_tokens = [&](int64_t count) { progress.advance(count); };
   make_parent(arguments.out);
   AtomicWriter ids(ids_path(arguments.out));
   std::unique_ptr<train::NpyWriter> rows;  // made at the first record, which tells the width
@@ -46,10 +50,9 @@ int run(const Arguments& arguments) {
       rows = std::make_unique<train::NpyWriter>(arguments.out, static_cast<int64_t>(embedding.size()));
     rows->write_row(embedding);
     ids.write(id + "\n");
-    progress.advance(1);
   };
-  train::Embedder embedder(loaded.model, arguments.windows,
-                           {data::SpecialIds::kBegin, data::SpecialIds::kEnd}, on_embedding);
+  train::Embedder embedder(loaded.model, windows, {data::SpecialIds::kBegin, data::SpecialIds::kEnd},
+                           on_embedding);
   for (int64_t i = 0; i < records.size(); ++i) {
     data::GenomeRecord record = records.record(i);
     embedder.add(std::move(record.name), {record.tokens.begin(), record.tokens.end()});

@@ -64,6 +64,7 @@ int run(const Arguments& arguments) {
   train::GenerateOptions options = arguments.options;
   if (arguments.max_tokens) options.max_tokens = *arguments.max_tokens;
   options.validate();
+  check_is_no_model_file(arguments.out, arguments.model.path);
   train::LoadedModel loaded = arguments.model.load();
   const auto tokenizer = tokenizer_of(loaded);
   const train::GenerateIds ids =
@@ -100,7 +101,7 @@ void declare_sampling(CLI::App& command, Arguments& a) {
   command
       .add_option("--top-p", a.options.sampling.top_p, "keep the fewest tokens that reach this probability")
       ->capture_default_str();
-  command.add_option("--seed", a.options.seed, "of all draws")->capture_default_str();
+  command.add_option("--seed", a.options.seed, "of all draws")->check(seed_range())->capture_default_str();
   command.add_option("--batch", a.options.batch, "sequences decoded together")->capture_default_str();
 }
 

@@ -22,18 +22,20 @@ struct Arguments {
 
 int run(const Arguments& arguments) {
   check_is_no_input(arguments.out, arguments.data);
+  check_is_no_model_file(arguments.out, arguments.model.path);
   train::LoadedModel loaded = arguments.model.load();
   const data::GenomeRecords records = open_records(arguments.data, loaded);
-  Progress progress({.label = "score", .unit = "records", .total = records.size()});
+  Progress progress({.label = "score", .unit = "tokens", .total = records.report().tokens});
+  train::WindowOptions windows = arguments.windows;
+  windows.on_tokens = [&](int64_t count) { progress.advance(count); };
   make_parent(arguments.out);
   AtomicWriter out(output_path(arguments.out));
   out.write("id\ttokens\tlog_likelihood\n");
   double sum = 0, tokens = 0;
-  train::Scorer scorer(loaded.model, arguments.windows, [&](const train::Score& score) {
+  train::Scorer scorer(loaded.model, windows, [&](const train::Score& score) {
     out.write(fmt::format("{}\t{}\t{}\n", score.id, score.tokens, score.log_likelihood));
     sum += score.log_likelihood;
     tokens += static_cast<double>(score.tokens);
-    progress.advance(1);
   });
   for (int64_t i = 0; i < records.size(); ++i) {
     data::GenomeRecord record = records.record(i);

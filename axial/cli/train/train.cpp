@@ -127,6 +127,10 @@ bool go_on(train::Trainer& trainer, const std::optional<RunRecipe>& before, cons
     return false;
   }
   if (before) warn_of_bent_schedule(*before, recipe, step);
+  if (before && before->train.threads != recipe.train.threads) {
+    log()->warn("train.threads was {} and is {}: the last bits of the losses may differ from one run through",
+                before->train.threads, recipe.train.threads);
+  }
   fmt::print("going on after step {}\n", with_commas(step));
   return true;
 }
@@ -142,6 +146,10 @@ int run(const Arguments& arguments) {
   inputs.model =
       train::build_model(recipe, models::all_models(), *data::make_tokenizer(recipe.data.tokenizer));
   if (!arguments.overwrite) same_run_in(arguments.out, recipe);
+  if (recipe.train.schedule.warmup_steps >= recipe.train.steps) {
+    log()->warn("train.schedule.warmup_steps is {}: the {} steps end before the warm-up does",
+                recipe.train.schedule.warmup_steps, recipe.train.steps);
+  }
   data::GenomeData genomes = data::open_genome_data(recipe.data, static_cast<uint64_t>(recipe.train.seed));
   print_report(genomes.report);
   inputs.training = genomes.train.get();
@@ -154,9 +162,10 @@ int run(const Arguments& arguments) {
   inputs.on_step = [&profile](int64_t, const train::StepOutcome&) { profile.after_step(); };
   make_parent(arguments.out / "x");
   const RunFolder folder(arguments.out);
-  if (arguments.overwrite) folder.erase_run();
-  const std::optional<RunRecipe> before = same_run_in(folder.path(), recipe);  // again: now under the lock
+  std::optional<RunRecipe> before;
+  if (!arguments.overwrite) before = same_run_in(folder.path(), recipe);  // again: now under the lock
   train::Trainer trainer(std::move(inputs), recipe.train, folder);
+  if (arguments.overwrite) folder.erase_run();  // now that the new run is there in memory
   if (!go_on(trainer, before, recipe)) return 0;
   folder.save_recipe(train::resolved_text(
       train::with_absolute_paths(recipe)));  // only now is it sure that the run goes on with it
@@ -196,7 +205,9 @@ void register_train(CommandRegistry& registry) {
         "  axial train recipes/genome_25m.yaml --data 'genomes/*.fna.gz' --out runs/second \\\n"
         "      --set train.steps=20000 --set train.precision=bf16 --set model.position=alibi\n"
         "  axial train --keys\n"
-        "Ctrl-C saves and leaves; the same command goes on. So does it after a crash.");
+        "Ctrl-C saves and leaves; the same command goes on. So does it after a crash.\n"
+        "Beside other work on the same cores, OMP_WAIT_POLICY=passive keeps waiting threads from taking "
+        "time.");
     command.callback([arguments] {
       if (arguments->keys) return;
       if (arguments->recipe.empty()) throw CLI::RequiredError("RECIPE");

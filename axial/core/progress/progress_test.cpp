@@ -130,6 +130,7 @@ TEST_F(ProgressTest, AMessageClearsTheLineFirst) {
 TEST_F(ProgressTest, ManyThreadsLoseNoCount) {
   Progress progress(options(ProgressStyle::kPlain, 4000));
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&] {
       for (int i = 0; i < 1000; ++i) progress.advance(1);

@@ -146,7 +146,10 @@ std::string write_hugging_face(const fs::path& folder, const models::ModelRegist
   const fs::path temporary = parent / fmt::format(".tmp-{}-{}", name, ::getpid());
   const fs::path old = parent / fmt::format(".tmp-old-{}-{}", name, ::getpid());
   try {
-    fs::create_directories(temporary);
+    std::error_code error;
+    fs::create_directories(temporary, error);
+    if (error)
+      fail<IoError>("export", "cannot create a folder in '{}': {}", parent.string(), error.message());
     write_files(temporary, entry, model, tokenizer, family, options.shard_bytes);
     sync_to_disk(temporary);
     if (fs::exists(parent / name)) rename_durably(parent / name, old);

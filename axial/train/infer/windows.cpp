@@ -78,7 +78,8 @@ WindowRunner::WindowRunner(models::Model& model, const std::string& head, std::s
     : runner_(blocks_of(model, head), *model.parameters, model.batch_names),
       wanted_(std::move(wanted)),
       on_window_(std::move(on_window)),
-      batch_tokens_(options.batch_tokens) {
+      batch_tokens_(options.batch_tokens),
+      on_tokens_(options.on_tokens) {
   const int64_t longest = max_positions_of(model, 2048);
   window_ = options.window == 0 ? longest : options.window;
   AXIAL_CHECK(window_ >= 2 && window_ <= longest, kOp, "window; expected 2 to {} tokens, got {}", longest,
@@ -110,11 +111,13 @@ void WindowRunner::run() {
   for (const Item& item : queue_) pieces.push_back({item.ids, item.window.context});
   const parallel::NamedTensors out = runner_.infer(pack_pieces(pieces), parallel::StepContext{}, {wanted_});
   const at::Tensor rows = out.at(wanted_).flatten(0, 1);
-  int64_t first = 0;
+  int64_t first = 0, counted = 0;
   for (const Item& item : queue_) {
     on_window_(item.record, item.window, rows, first, item.last);
     first += item.window.length;
+    counted += item.window.length - item.window.context;
   }
+  if (on_tokens_) on_tokens_(counted);
   queue_.clear();
   queued_tokens_ = 0;
 }

@@ -20,6 +20,7 @@ struct WindowOptions {
   int64_t window = 0;           ///< tokens per window; 0: the model's max_positions
   int64_t overlap = -1;         ///< tokens a window shares with the one before, at least 1; -1: half a window
   int64_t batch_tokens = 8192;  ///< windows are run together up to this many tokens, at least one window
+  std::function<void(int64_t)> on_tokens = nullptr;  ///< optional: tokens counted since the last call
 };
 
 /// A piece of one record. Tokens [0, context) were counted by the window before and serve as context only.
@@ -69,6 +70,7 @@ class WindowRunner {
   int64_t window_ = 0;
   int64_t overlap_ = 0;
   int64_t batch_tokens_ = 0;
+  std::function<void(int64_t)> on_tokens_;
   std::vector<Item> queue_;
   int64_t queued_tokens_ = 0;
 };

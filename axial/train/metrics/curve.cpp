@@ -83,7 +83,7 @@ void draw_curve(std::string& svg, const Curve& curve, const Frame& f, const char
         "stroke-linejoin=\"round\"/>\n",
         path_data(points, f), colour, width, opacity);
   };
-  if (curve.style == CurveStyle::smoothed) {
+  if (curve.style == CurveStyle::kSmoothed) {
     line(curve.points, 1, 0.28);
     line(smoothed(curve.points), 2.2, 1);
     return;
@@ -137,7 +137,7 @@ void draw_legend(std::string& svg, const CurvePlot& plot) {
   double y = 50;
   for (size_t i = 0; i < plot.curves.size(); ++i) {
     const Curve& curve = plot.curves[i];
-    const bool smooth = curve.style == CurveStyle::smoothed;
+    const bool smooth = curve.style == CurveStyle::kSmoothed;
     const auto points = smooth ? smoothed(curve.points) : curve.points;
     const CurvePoint *last = nullptr, *best = nullptr;
     for (const CurvePoint& p : points) {
@@ -205,7 +205,7 @@ std::vector<Curve> curves_of(const std::vector<MetricsRow>& rows, const std::str
     auto curve =
         std::find_if(curves.begin(), curves.end(), [&](const Curve& c) { return c.name == row.kind; });
     if (curve == curves.end()) {
-      curves.push_back({row.kind, {}, row.kind == "train" ? CurveStyle::smoothed : CurveStyle::marked});
+      curves.push_back({row.kind, {}, row.kind == "train" ? CurveStyle::kSmoothed : CurveStyle::kMarked});
       curve = curves.end() - 1;
     }
     curve->points.push_back({static_cast<double>(row.step), row.value(key)});

@@ -16,14 +16,14 @@ struct CurvePoint {
 };
 
 enum class CurveStyle {
-  smoothed,  ///< faint raw line and a bold moving average over it
-  marked     ///< a line with a dot per point
+  kSmoothed,  ///< faint raw line and a bold moving average over it
+  kMarked     ///< a line with a dot per point
 };
 
 struct Curve {
   std::string name;
   std::vector<CurvePoint> points;  ///< x rising; a y that is not finite breaks the line
-  CurveStyle style = CurveStyle::smoothed;
+  CurveStyle style = CurveStyle::kSmoothed;
 };
 
 struct CurveBaseline {

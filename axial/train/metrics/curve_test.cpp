@@ -22,7 +22,7 @@ using testing::Not;
 CurvePlot plot_of_a_run(int64_t steps) {
   CurvePlot plot;
   plot.title = "genome_demo <simulated> & small";
-  Curve train{"train", {}, CurveStyle::smoothed}, validation{"validation", {}, CurveStyle::marked};
+  Curve train{"train", {}, CurveStyle::kSmoothed}, validation{"validation", {}, CurveStyle::kMarked};
   const RngKey key = root_key(1).child("curve_test");
   for (int64_t step = 1; step <= steps; ++step) {
     const double x = static_cast<double>(step);
@@ -80,7 +80,7 @@ TEST(Curve, OddInput) {
   EXPECT_THAT(render_curve(plot), HasSubstr("no finite value was recorded"));
   plot.curves = {{"train", {{5, 2.0}}}};
   EXPECT_THAT(render_curve(plot), HasSubstr("last 2.000 (perplexity 7.39)")) << "one point is a plot";
-  plot.curves = {{"train", {{1, 2.0}, {2, nan}, {3, 1.0}, {4, 1e300}}, CurveStyle::marked}};
+  plot.curves = {{"train", {{1, 2.0}, {2, nan}, {3, 1.0}, {4, 1e300}}, CurveStyle::kMarked}};
   const std::string svg = render_curve(plot);
   EXPECT_THAT(svg, Not(HasSubstr("nan")));
   EXPECT_EQ(count(svg, "<circle"), 3u);
@@ -96,7 +96,7 @@ TEST(Curve, CurvesOfRows) {
   ASSERT_EQ(curves.size(), 2u);
   EXPECT_EQ(curves[0].name, "train");
   EXPECT_EQ(curves[0].points.size(), 2u);
-  EXPECT_EQ(curves[1].style, CurveStyle::marked);
+  EXPECT_EQ(curves[1].style, CurveStyle::kMarked);
   EXPECT_EQ(curves[1].points[0].y, 3.1);
 }
 

@@ -9,6 +9,7 @@
 
 #include "axial/core/check/check.h"
 #include "axial/core/file/file.h"
+#include "axial/core/log/log.h"
 
 namespace axial::train {
 namespace {
@@ -84,9 +85,17 @@ MetricsLog MetricsLog::create(const std::filesystem::path& path) {
 MetricsLog MetricsLog::resume(const std::filesystem::path& path, int64_t step) {
   if (!std::filesystem::exists(path)) return create(path);
   std::string kept;
-  for_each_line(path, [&](const MetricsRow& row, std::string_view line) {
-    if (row.step <= step) kept.append(line).push_back('\n');
-  });
+  try {
+    for_each_line(path, [&](const MetricsRow& row, std::string_view line) {
+      if (row.step <= step) kept.append(line).push_back('\n');
+    });
+  } catch (const ValueError& error) {
+    // A run is worth more than its log: what can be read goes on, the whole stays beside it.
+    const std::filesystem::path aside = path.string() + ".damaged";
+    write_file_atomically(aside, read_file(path));
+    log()->warn("{}; the log goes on from the lines before it, all of it is kept in '{}'", error.what(),
+                aside.string());
+  }
   write_file_atomically(path, kept);
   return MetricsLog(path);
 }

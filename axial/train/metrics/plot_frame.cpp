@@ -41,7 +41,7 @@ void find_ranges(const CurvePlot& plot, Frame& frame) {
   // The fall in the first 2 % must not flatten the rest of the curve; it is clipped instead.
   const double settled = frame.x.low + 0.02 * (frame.x.high - frame.x.low);
   for (const Curve& curve : plot.curves) {
-    const auto points = curve.style == CurveStyle::smoothed ? smoothed(curve.points) : curve.points;
+    const auto points = curve.style == CurveStyle::kSmoothed ? smoothed(curve.points) : curve.points;
     for (const CurvePoint& p : points) {
       if (p.x >= settled || points.size() < 50) frame.y.add(p.y);
     }

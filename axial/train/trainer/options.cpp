@@ -7,6 +7,12 @@
 #include "axial/core/check/check.h"
 
 namespace axial::train {
+namespace {
+
+constexpr int64_t kMostThreads = 4096;  // more only end in errors of the thread library
+constexpr int64_t kMostRows = 1 << 20;  // of a step, which are read before it
+
+}  // namespace
 
 at::ScalarType scalar_type_of(Precision precision) {
   switch (precision) {
@@ -37,6 +43,11 @@ void TrainOptions::validate() const {
   at_least("checkpoint_every", checkpoint_every, 0);
   at_least("keep_last", keep_last, 1);
   at_least("log_every", log_every, 1);
+  const auto at_most = [](std::string_view name, int64_t value, int64_t most) {
+    AXIAL_CHECK(value <= most, "train", "{}; expected at most {}, got {}", name, most, value);
+  };
+  at_most("threads", threads, kMostThreads);
+  at_most("batch", batch, kMostRows);
   AXIAL_CHECK(micro_batch <= batch, "train", "micro_batch; expected at most the batch of {} rows, got {}",
               batch, micro_batch);
   AXIAL_CHECK(std::isfinite(clip_norm) && clip_norm >= 0, "train", "clip_norm; expected 0 or more, got {}",
