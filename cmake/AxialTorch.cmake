@@ -46,7 +46,16 @@ target_link_options(axial_torch INTERFACE
 
 # at::parallel_for is a template: without -fopenmp it is a serial loop around kernels that then start
 # threads of their own. The runtime that torch brought is linked, so that a process has one.
-target_compile_options(axial_torch INTERFACE -fopenmp)
+# A clang without its OpenMP headers serves clang-tidy alone.
+include(CheckCXXSourceCompiles)
+set(CMAKE_REQUIRED_FLAGS -fopenmp)
+set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+check_cxx_source_compiles("#include <omp.h>\nint threads() { return omp_get_max_threads(); }" AXIAL_HAS_OPENMP)
+unset(CMAKE_TRY_COMPILE_TARGET_TYPE)
+unset(CMAKE_REQUIRED_FLAGS)
+if(AXIAL_HAS_OPENMP)
+  target_compile_options(axial_torch INTERFACE -fopenmp)
+endif()
 file(GLOB AXIAL_GOMP "${AXIAL_TORCH_ROOT}/lib/libgomp*.so*")
 if(AXIAL_GOMP)
   list(GET AXIAL_GOMP 0 AXIAL_GOMP)
