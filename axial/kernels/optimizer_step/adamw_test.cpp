@@ -131,8 +131,8 @@ void expect_vectors_err_at_most_twice() {
     run(adamw_step_table().back(), plain, dtype, grad_dtype);
     run(adamw_step_table().back(), truth, DType::kF64, DType::kF64);
     // In fp64 the truth is the plain loops themselves: allow the roundings of a step, at most eight.
-    const auto agrees = [&](Buffer& a, Buffer& b, Buffer& t) {
-      return test::within_twice(a, b, t, dtype == DType::kF64 ? 8 * test::largest(t) : 0);
+    const auto agrees = [wide = dtype == DType::kF64](Buffer& a, Buffer& b, Buffer& t) {
+      return test::within_twice(a, b, t, wide ? 8 * test::largest(t) : 0);
     };
     for (size_t i = 0; i < kCounts.size(); ++i) {
       SCOPED_TRACE(i);
