@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every implementation of attention.h against the reference in fp64, and the reference against the formula.
+#include "axial/kernels/attention/attention.h"
+
+#include <gtest/gtest.h>
+
+#include "axial/kernels/attention/attention_case.h"
+#include "axial/kernels/common/test_targets.h"
+
+namespace axial::kernels {
+namespace {
+
+using test::AttentionCase;
+using test::AttentionShape;
+using test::Buffer;
+
+Buffer workspace_of(int64_t bytes) { return {DType::kF32, (bytes + 3) / 4}; }
+
+struct Forward {
+  Buffer out, statistics;
+};
+
+Forward run_forward(const Implementation<AttentionForward>& impl, AttentionCase c,
+                    const ParallelFor& parallel_for, int64_t threads = 1) {
+  Forward result{{c.dtype(), c.query_elements()}, {test::statistic_type(c.dtype()), c.statistics()}};
+  AttentionForward params;
+  params.in = c.inputs();
+  params.out = c.tensor(result.out.data(), c.dtype(), c.shape().queries, c.shape().heads);
+  params.statistics = result.statistics.data();
+  params.num_threads = threads;
+  Buffer workspace =
+      workspace_of(workspace_bytes(params) * (impl.name == std::string("reference") ? 2 : 1) + 65536);
+  params.workspace = workspace.data();
+  EXPECT_TRUE(impl.supports(params).ok());
+  EXPECT_TRUE(impl.run(params, parallel_for).ok());
+  EXPECT_TRUE(result.out.guards_intact() && result.statistics.guards_intact() && workspace.guards_intact());
+  return result;
+}
+
+struct Backward {
+  Buffer dq, dk, dv, dbias[2];
+};
+
+Backward run_backward(const Implementation<AttentionBackward>& impl, AttentionCase c,
+                      const ParallelFor& parallel_for, int64_t threads = 1) {
+  const int64_t which = &impl - attention_backward_table().data();
+  Forward saved =
+      run_forward(attention_forward_table()[static_cast<size_t>(which)], c, serial_parallel_for());
+  const AttentionShape& s = c.shape();
+  Backward result{{c.dtype(), c.query_elements()},
+                  {c.dtype(), c.key_elements()},
+                  {c.dtype(), c.key_elements()},
+                  {{c.dtype(), c.bias_elements(0)}, {c.dtype(), c.bias_elements(1)}}};
+  AttentionBackward params;
+  params.in = c.inputs();
+  params.out = c.tensor(saved.out.data(), c.dtype(), s.queries, s.heads);
+  params.statistics = saved.statistics.data();
+  params.dout = c.tensor(c.dout().data(), c.dtype(), s.queries, s.heads);
+  params.dq = c.tensor(result.dq.data(), c.dtype(), s.queries, s.heads);
+  params.dk = c.tensor(result.dk.data(), c.dtype(), s.keys, s.kv_heads);
+  params.dv = c.tensor(result.dv.data(), c.dtype(), s.keys, s.kv_heads);
+  for (int b = 0; b < 2; ++b) {
+    if (s.has_bias[b]) params.dbias[b] = c.bias(b, result.dbias[b].data(), c.dtype());
+  }
+  params.num_threads = threads;
+  Buffer workspace =
+      workspace_of(workspace_bytes(params) * (impl.name == std::string("reference") ? 2 : 1) + 65536);
+  params.workspace = workspace.data();
+  EXPECT_TRUE(impl.supports(params).ok());
+  EXPECT_TRUE(impl.run(params, parallel_for).ok());
+  for (Buffer* b : {&result.dq, &result.dk, &result.dv, &result.dbias[0], &result.dbias[1], &workspace}) {
+    EXPECT_TRUE(b->guards_intact());
+  }
+  return result;
+}
+
+void expect_within(Buffer& actual, Buffer& plain, Buffer& truth, double terms, const char* what) {
+  EXPECT_TRUE(test::within_twice(actual, plain, truth, terms)) << what;
+}
+
+void check_shape(const AttentionShape& shape, DType dtype) {
+  SCOPED_TRACE(fmt::format("{} {}", shape.name, name_of(dtype)));
+  const AttentionCase c(shape, dtype);
+  const auto serial = serial_parallel_for();
+  Forward truth = run_forward(attention_forward_table().back(), c.widened(), serial);
+  Forward plain = run_forward(attention_forward_table().back(), c, serial);
+  Backward true_grads = run_backward(attention_backward_table().back(), c.widened(), serial);
+  Backward plain_grads = run_backward(attention_backward_table().back(), c, serial);
+  test::for_each_target([&] {
+    Forward actual = run_forward(attention_forward_table().front(), c, serial);
+    expect_within(actual.out, plain.out, truth.out, 0, "out");
+    Backward grads = run_backward(attention_backward_table().front(), c, serial);
+    expect_within(grads.dq, plain_grads.dq, true_grads.dq, 0, "dq");
+    expect_within(grads.dk, plain_grads.dk, true_grads.dk, 0, "dk");
+    expect_within(grads.dv, plain_grads.dv, true_grads.dv, 0, "dv");
+    for (int b = 0; b < 2; ++b) {
+      // A bias that is the same for all keys changes nothing: its gradient is a sum that cancels.
+      const bool cancels = shape.bias[b].find('k') == std::string::npos;
+      const double terms = cancels ? test::largest(true_grads.dv) * std::sqrt(c.query_elements()) : 0;
+      expect_within(grads.dbias[b], plain_grads.dbias[b], true_grads.dbias[b], terms,
+                    b == 0 ? "dbias0" : "dbias1");
+    }
+  });
+}
+
+TEST(Attention, IsWithinTwiceThePlainLoops) {
+  for (const AttentionShape& shape : test::attention_shapes()) {
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) check_shape(shape, dtype);
+  }
+}
+
+TEST(Attention, EveryShortLength) {
+  for (int64_t n = 1; n <= 17; ++n) {
+    AttentionShape shape{.name = fmt::format("length {}", n),
+                         .leading = {2},
+                         .queries = n,
+                         .keys = n,
+                         .heads = 2,
+                         .kv_heads = 2,
+                         .width = 8};
+    check_shape(test::with_bias(shape, "xk", "hqk"), DType::kF32);
+  }
+}
+
+TEST(Attention, BitwiseEqualForAnyNumberOfThreads) {
+  for (const AttentionShape& shape : test::attention_shapes()) {
+    SCOPED_TRACE(shape.name);
+    const AttentionCase c(shape, DType::kF32);
+    Forward first = run_forward(attention_forward_table().front(), c, serial_parallel_for());
+    Backward grads = run_backward(attention_backward_table().front(), c, serial_parallel_for());
+    for (const int threads : test::kThreadCounts) {
+      Forward again =
+          run_forward(attention_forward_table().front(), c, thread_parallel_for(threads), threads);
+      EXPECT_TRUE(again.out.same_bytes(first.out) && again.statistics.same_bytes(first.statistics))
+          << threads;
+      Backward other =
+          run_backward(attention_backward_table().front(), c, thread_parallel_for(threads), threads);
+      EXPECT_TRUE(other.dq.same_bytes(grads.dq) && other.dk.same_bytes(grads.dk) &&
+                  other.dv.same_bytes(grads.dv) && other.dbias[0].same_bytes(grads.dbias[0]) &&
+                  other.dbias[1].same_bytes(grads.dbias[1]))
+          << threads;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace axial::kernels

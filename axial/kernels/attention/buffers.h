@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one thread of the simd implementations works in: parts of the workspace, in floats.
+#pragma once
+
+#include "axial/kernels/attention/plan.h"
+
+namespace axial::kernels::attention {
+
+/// Hands out aligned pieces of a buffer; with a null base it only counts.
+class Pieces {
+ public:
+  explicit Pieces(float* base) : base_(base) {}
+  float* take(int64_t floats) {
+    float* piece = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += round_up(floats, 16);
+    return piece;
+  }
+  float* base() const { return base_; }
+  int64_t used() const { return used_; }
+
+ private:
+  float* base_;
+  int64_t used_ = 0;
+};
+
+/// What is added to logits. Jp keys padded to a block, Q queries of a tile.
+struct TermBuffers {
+  TermBuffers(const AttentionInputs& in, const Plan& plan, int64_t key_block, Pieces& pieces);
+  float* stripe[2] = {};          ///< [stripe / Q, Jp, Q] packed dense biases that stay
+  float* block[2] = {};           ///< [key_block, Q] of dense biases that pass
+  float* key_bias = nullptr;      ///< [Jp]
+  float* key_position = nullptr;  ///< [key_block]
+  float* mask = nullptr;          ///< [key_block, Q]
+  float* rows = nullptr;          ///< [Q, key_block] before it is turned
+  int64_t padded_keys = 0;        ///< Jp
+};
+
+struct ForwardBuffers {
+  ForwardBuffers(const AttentionInputs& in, const Plan& plan, float* base);
+  int64_t width = 0;  ///< D padded
+  Pieces pieces;
+  float *k, *v;    ///< [Jp, width]
+  float *q, *out;  ///< [width, Q]
+  float* scores;   ///< [key_block, Q]
+  float* rows;     ///< [Q, width]
+  TermBuffers terms;
+  int64_t floats = 0;
+};
+
+struct BackwardBuffers {
+  BackwardBuffers(const AttentionBackward& params, const Plan& plan, float* base);
+  int64_t width = 0;
+  Pieces pieces;
+  float *k, *v, *dk, *dv;            ///< [Jp, width]
+  float *q, *dout, *dq;              ///< [width, Q]
+  float *q_rows, *dout_rows, *rows;  ///< [Q, width]
+  bool whole = false;                ///< P and dP of all keys stay until their sum is known
+  float *p, *ds;                     ///< [Jp, Q] where `whole`, else [key_block, Q]; ds holds dP first
+  TermBuffers terms;
+  float* dstripe[2] = {};   ///< as terms.stripe
+  float* dblock = nullptr;  ///< [Q, key_block]
+  float* dkey = nullptr;    ///< [Jp, lanes] sums of ds over queries, lane by lane
+  int64_t floats = 0;
+};
+
+}  // namespace axial::kernels::attention

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// The arithmetic of one block of keys in attention's backward: P, dP, dS, and the products that they enter.
+// Included once per target by simd_backward.cpp.
+
+#if defined(AXIAL_KERNELS_ATTENTION_GRADIENT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef AXIAL_KERNELS_ATTENTION_GRADIENT_INL_H_
+#undef AXIAL_KERNELS_ATTENTION_GRADIENT_INL_H_
+#else
+#define AXIAL_KERNELS_ATTENTION_GRADIENT_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include "axial/kernels/attention/head_inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace axial::kernels::HWY_NAMESPACE {
+
+using attention::BackwardBuffers;
+using attention::kBackwardKeys;
+
+/// Per query of a tile, and its share of the gradients.
+struct TileState {
+  Floats shift[kVectors];     // largest logit; infinity for queries that see nothing: their P is 0
+  Floats inverse[kVectors];   // 1 / sum
+  Floats products[kVectors];  // sum over keys of P dP
+  Floats delta[kVectors];     // the same, or where it was summed otherwise
+  Floats dquery[kVectors];    // sum of dS over keys
+  float* dstripe[2] = {nullptr, nullptr};  // of the tile, [Jp, kQueries]
+  float* dkey = nullptr;                   // [Jp, kLanes]
+};
+
+// P and dP of a block of keys; state.products takes the sum over keys of their product.
+template <ScoreMode kMode, bool kMasked>
+void probability_block(const BackwardBuffers& b, const QueryTile& tile, const Terms& terms, int64_t first_key,
+                       float scale, float* p, float* dp, TileState& state) {
+  const Floats scales = hn::Set(FloatTag(), scale);
+  const float *k = b.k + first_key * b.width, *values = b.v + first_key * b.width;
+  for (int64_t r0 = 0; r0 < kBackwardKeys; r0 += kRows, p += kRows * kQueries, dp += kRows * kQueries) {
+    Block<kVectors> block;
+    clear(block);
+    multiply(block, k + r0 * b.width, b.width, 1, b.q, kQueries, b.width);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        Floats score = finish_score<kMode>(block.at[r][v], scales, tile, terms, r0 + r, v);
+        if constexpr (kMasked) score = mask_score(score, tile, first_key + r0 + r, v);
+        const Floats e = exp_of_negative(hn::Sub(score, state.shift[v]));
+        store_floats(hn::Mul(e, state.inverse[v]), p + r * kQueries + v * kLanes);
+      }
+    }
+    clear(block);
+    multiply(block, values + r0 * b.width, b.width, 1, b.dout, kQueries, b.width);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t at = r * kQueries + v * kLanes;
+        store_floats(block.at[r][v], dp + at);
+        state.products[v] = hn::MulAdd(load_floats(p + at), block.at[r][v], state.products[v]);
+      }
+    }
+  }
+}
+
+// dP becomes dS, and the biases take their part of it.
+HWY_INLINE void difference_block(const float* p, float* ds, int64_t first_key, TileState& state) {
+  Floats dquery[kVectors] = {state.dquery[0], state.dquery[1]};
+  for (int64_t r = 0; r < kBackwardKeys; ++r) {
+    Floats grad[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = r * kQueries + v * kLanes;
+      grad[v] = hn::Mul(load_floats(p + at), hn::Sub(load_floats(ds + at), state.delta[v]));
+      store_floats(grad[v], ds + at);
+      dquery[v] = hn::Add(dquery[v], grad[v]);
+    }
+    for (float* dstripe : state.dstripe) {
+      if (dstripe == nullptr) continue;
+      for (int v = 0; v < kVectors; ++v) {
+        float* to = dstripe + (first_key + r) * kQueries + v * kLanes;
+        store_floats(hn::Add(load_floats(to), grad[v]), to);
+      }
+    }
+    if (state.dkey != nullptr) {
+      float* to = state.dkey + (first_key + r) * kLanes;
+      store_floats(hn::Add(load_floats(to), hn::Add(grad[0], grad[1])), to);
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) state.dquery[v] = dquery[v];
+}
+
+template <bool kMasked>
+HWY_INLINE void probabilities(const BackwardBuffers& b, const QueryTile& tile, const Terms& terms,
+                              int64_t first_key, float scale, float* p, float* dp, TileState& state) {
+  switch (mode_of(tile, terms)) {
+    case ScoreMode::kPlain:
+      return probability_block<ScoreMode::kPlain, kMasked>(b, tile, terms, first_key, scale, p, dp, state);
+    case ScoreMode::kDense:
+      return probability_block<ScoreMode::kDense, kMasked>(b, tile, terms, first_key, scale, p, dp, state);
+    case ScoreMode::kDenseKey:
+      return probability_block<ScoreMode::kDenseKey, kMasked>(b, tile, terms, first_key, scale, p, dp, state);
+    case ScoreMode::kGeneral:
+      return probability_block<ScoreMode::kGeneral, kMasked>(b, tile, terms, first_key, scale, p, dp, state);
+  }
+}
+
+template <int N>
+HWY_INLINE void add_outer_panel(const float* weights, const float* rows, int64_t width, int64_t column,
+                                float* sums) {
+  for (int64_t r0 = 0; r0 < kBackwardKeys; r0 += kRows) {
+    Block<N> block;
+    load_block(block, sums + r0 * width + column, width);
+    multiply(block, weights + r0 * kQueries, kQueries, 1, rows + column, width, kQueries);
+    store_block(block, sums + r0 * width + column, width);
+  }
+}
+
+// sums[key][column] += sum over queries of weights[key][query] * rows[query][column]
+HWY_INLINE void add_outer(const float* weights, const float* rows, int64_t width, float* sums) {
+  int64_t column = 0;
+  for (; column + kVectors * kLanes <= width; column += kVectors * kLanes) {
+    add_outer_panel<kVectors>(weights, rows, width, column, sums);
+  }
+  for (; column < width; column += kLanes) add_outer_panel<1>(weights, rows, width, column, sums);
+}
+
+// dq[column][query] += k^T ds
+HWY_INLINE void add_keys(const float* k, const float* ds, int64_t width, float* dq) {
+  for (int64_t c = 0; c < width; c += kRows) {
+    Block<kVectors> block;
+    load_block(block, dq + c * kQueries, kQueries);
+    multiply(block, k + c, 1, width, ds, kQueries, kBackwardKeys);
+    store_block(block, dq + c * kQueries, kQueries);
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace axial::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// The implementations behind attention.h, for its table only.
+#pragma once
+
+#include "axial/kernels/attention/attention.h"
+
+namespace axial::kernels::attention {
+
+/// Plain loops over one query after the other: the specification, and what serves fp64. The backward runs on
+/// one thread where a bias has a gradient.
+Status reference_forward(const AttentionForward& params, const ParallelFor& parallel_for);
+Status reference_backward(const AttentionBackward& params, const ParallelFor& parallel_for);
+int64_t reference_workspace(const AttentionForward& params);
+int64_t reference_workspace(const AttentionBackward& params);
+
+/// Tiles of queries in the lanes of the best instruction set of this machine (Highway); fp32, bf16, fp16.
+Status simd_supports_forward(const AttentionForward& params);
+Status simd_supports_backward(const AttentionBackward& params);
+Status simd_forward(const AttentionForward& params, const ParallelFor& parallel_for);
+Status simd_backward(const AttentionBackward& params, const ParallelFor& parallel_for);
+int64_t simd_workspace(const AttentionForward& params);
+int64_t simd_workspace(const AttentionBackward& params);
+
+}  // namespace axial::kernels::attention

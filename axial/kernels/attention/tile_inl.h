@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// The register-blocked products and the exponential of the attention kernels. Included once per target.
+//
+// A tile holds kQueries queries in the lanes of kVectors vectors, a key (or a head column) per row: all five
+// products of attention are then rank-one updates "row block += broadcast A x vector B", and maxima and sums
+// over keys are taken lane by lane.
+
+#if defined(AXIAL_KERNELS_ATTENTION_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef AXIAL_KERNELS_ATTENTION_TILE_INL_H_
+#undef AXIAL_KERNELS_ATTENTION_TILE_INL_H_
+#else
+#define AXIAL_KERNELS_ATTENTION_TILE_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include "axial/kernels/common/simd_inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace axial::kernels::HWY_NAMESPACE {
+
+inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(FloatTag()));
+inline constexpr int kVectors = 2;
+inline constexpr int kQueries = kVectors * kLanes;  // queries of a tile
+// Rows of a register block: 16 sums, 2 vectors and a broadcast fit the registers of AVX-512; 8, 2 and 1 those
+// of AVX2.
+inline constexpr int kRows = kLanes >= 16 ? 8 : 4;
+inline constexpr int kColumnStep = 8;  // widths are padded to it
+
+HWY_INLINE Floats load_floats(const float* p) { return hn::LoadU(FloatTag(), p); }
+HWY_INLINE void store_floats(Floats v, float* p) { hn::StoreU(v, FloatTag(), p); }
+HWY_INLINE Floats broadcast(const float* p) { return hn::Set(FloatTag(), *p); }
+
+/// exp(x) for x <= 0 (rounding above is fine): 0 for minus infinity, NaN for NaN, at most 1 ulp off in the
+/// normal range and within 2^-126 below it. Cody and Waite reduction, degree-6 minimax polynomial.
+HWY_INLINE Floats exp_of_negative(Floats x) {
+  const FloatTag d;
+  const Floats y = hn::Max(hn::Set(d, -104.0f), x);  // the second operand wins for NaN
+  const Floats n = hn::Round(hn::Mul(y, hn::Set(d, 1.44269504088896341f)));
+  Floats f = hn::NegMulAdd(n, hn::Set(d, 0.693145752f), y);
+  f = hn::NegMulAdd(n, hn::Set(d, 1.42860677e-6f), f);
+  Floats p = hn::Set(d, 1.3814528e-3f);
+  p = hn::MulAdd(p, f, hn::Set(d, 8.3687445e-3f));
+  p = hn::MulAdd(p, f, hn::Set(d, 4.1668393e-2f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.6666521e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 4.9999994e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+  return Floats{_mm512_scalef_ps(p.raw, n.raw)};
+#else
+  const hn::RebindToSigned<FloatTag> di;
+  const auto power = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)));
+  const Floats value = hn::Mul(p, hn::BitCast(d, power));
+  return hn::IfThenZeroElse(hn::Lt(y, hn::Set(d, -87.3f)), value);
+#endif
+}
+
+/// A block of kRows x N vectors of sums.
+template <int N>
+struct Block {
+  Floats at[kRows][N];
+};
+
+template <int N>
+HWY_INLINE void clear(Block<N>& c) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < N; ++v) c.at[r][v] = hn::Zero(FloatTag());
+  }
+}
+
+template <int N>
+HWY_INLINE void load_block(Block<N>& c, const float* from, int64_t pitch) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < N; ++v) c.at[r][v] = load_floats(from + r * pitch + v * kLanes);
+  }
+}
+
+template <int N>
+HWY_INLINE void store_block(const Block<N>& c, float* to, int64_t pitch) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < N; ++v) store_floats(c.at[r][v], to + r * pitch + v * kLanes);
+  }
+}
+
+/// c[r] += sum over i < n of a[r * row + i * step] * b[i * pitch ..].
+template <int N>
+HWY_INLINE void multiply(Block<N>& c, const float* a, int64_t row, int64_t step, const float* b,
+                         int64_t pitch, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    Floats right[N];
+#pragma GCC unroll 2
+    for (int v = 0; v < N; ++v) right[v] = load_floats(b + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Floats left = broadcast(a + r * row);
+#pragma GCC unroll 2
+      for (int v = 0; v < N; ++v) c.at[r][v] = hn::MulAdd(left, right[v], c.at[r][v]);
+    }
+    a += step;
+    b += pitch;
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace axial::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
