@@ -1,264 +1,296 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dispatcher ops, checks, Meta kernels and autograd of segment_attention and cached_attention.
+// The dispatcher ops of attention.h and their autograd.
+//
+//   axial::attention            what users call; with a gradient wanted it goes through Autograd
+//   axial::evoformer_attention  the same with two biases alone
+//   axial::attention_forward    output and, if asked, the row statistics that backward needs   CPU, Meta
+//   axial::attention_backward   the gradients that `mask` asks for                             CPU, Meta
 #include "axial/ops/attention/attention.h"
 
-#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <cmath>
 
-#include "axial/ops/attention/segment_walk.h"
+#include "axial/ops/attention/problem.h"
 #include "axial/ops/common/kernel_call.h"
 
 namespace axial::ops {
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
+using detail::AttentionArguments;
+using detail::AttentionProblem;
+using Pattern = c10::List<std::optional<Tensor>>;  // the tensors of AttentionPattern, in its order
+using Mask = std::array<bool, 5>;
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // q, k, v, bias1, bias2
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using Tensor3 = std::tuple<Tensor, Tensor, Tensor>;
 
-constexpr const char* kOp = "segment_attention";
-constexpr const char* kCached = "cached_attention";
+constexpr std::string_view kOp = "attention";
 
-bool is_supported(at::ScalarType type) {
-  return type == at::kDouble || type == at::kFloat || type == at::kBFloat16 || type == at::kHalf;
+template <class P, class F>
+void for_tensors(P& pattern, const F& f) {
+  f(pattern.segments);
+  f(pattern.key_begin);
+  f(pattern.key_end);
+  f(pattern.mask_rows);
+  f(pattern.mask_columns);
+  f(pattern.alibi_slopes);
+  f(pattern.q_positions);
+  f(pattern.k_positions);
 }
 
-// Shapes and dtypes, which Meta tensors have too; T tokens, H heads, G key/value heads, D width.
-void check_shapes(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& segments,
-                  const OptionalTensor& slopes) {
-  AXIAL_OP_CHECK(q.dim() == 3 && k.dim() == 3 && v.dim() == 3, kOp,
-                 "q, k and v need 3 dims; expected [T, H, D], [T, G, D] twice, got {}, {} and {}",
-                 shape_text(q), shape_text(k), shape_text(v));
-  AXIAL_OP_CHECK(k.sizes() == v.sizes() && k.size(0) == q.size(0) && k.size(2) == q.size(2), kOp,
-                 "k and v do not fit q; expected [{}, G, {}] for both, got {} and {}", q.size(0), q.size(2),
-                 shape_text(k), shape_text(v));
-  AXIAL_OP_CHECK(
-      q.size(1) > 0 && k.size(1) > 0 && q.size(2) > 0 && q.size(1) % k.size(1) == 0, kOp,
-      "key/value heads must divide query heads and D be positive; got {} query and {} key/value heads, D {}",
-      q.size(1), k.size(1), q.size(2));
-  AXIAL_OP_CHECK(q.scalar_type() == k.scalar_type() && q.scalar_type() == v.scalar_type(), kOp,
-                 "q, k and v differ in dtype: {}, {} and {}", at::toString(q.scalar_type()),
-                 at::toString(k.scalar_type()), at::toString(v.scalar_type()));
-  AXIAL_OP_CHECK(is_supported(q.scalar_type()), kOp,
-                 "unsupported dtype; expected float64, float32, bfloat16 or float16, got {}",
-                 at::toString(q.scalar_type()));
-  AXIAL_OP_CHECK(segments.dim() == 1 && segments.numel() > 0 &&
-                     (segments.scalar_type() == at::kLong || segments.scalar_type() == at::kInt),
-                 kOp, "segments must be [S + 1] int64 or int32; got {} {}", shape_text(segments),
-                 at::toString(segments.scalar_type()));
-  AXIAL_OP_CHECK(!slopes || (slopes->dim() == 1 && slopes->size(0) == q.size(1)), kOp,
-                 "alibi_slopes must hold one slope per query head; expected [{}], got {}", q.size(1),
-                 slopes ? shape_text(*slopes) : "");
+Pattern tensors_of(const AttentionPattern& pattern) {
+  Pattern out;
+  for_tensors(pattern, [&](const OptionalTensor& t) { out.push_back(t); });
+  return out;
 }
 
-void check_borders(const Tensor& borders, int64_t tokens) {
-  const int64_t* b = borders.const_data_ptr<int64_t>();
-  const int64_t last = borders.numel() - 1;
-  AXIAL_OP_CHECK(b[0] == 0 && b[last] == tokens, kOp,
-                 "segments must run from 0 to the number of tokens; expected 0 and {}, got {} and {}", tokens,
-                 b[0], b[last]);
-  for (int64_t s = 0; s < last; ++s) {
-    AXIAL_OP_CHECK(b[s] <= b[s + 1], kOp, "segments fall at entry {}: {} comes after {}", s + 1, b[s + 1],
-                   b[s]);
-  }
+std::vector<int64_t> numbers_of(const AttentionPattern& p) {
+  return {p.causal ? 1 : 0, p.window, p.query_block, p.key_block};
 }
 
-Tensor rows_contiguous(const Tensor& t) { return t.stride(-1) == 1 || t.size(-1) == 1 ? t : t.contiguous(); }
-
-at::ScalarType statistic_type(const Tensor& q) {
-  return q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-detail::SegmentProblem problem_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& segments,
-                                  const OptionalTensor& slopes, double scale) {
-  check_shapes(q, k, v, segments, slopes);
-  AXIAL_OP_CHECK(segments.device().is_cpu(), kOp, "segments must be on the host; got {}",
-                 segments.device().str());
-  detail::SegmentProblem p{rows_contiguous(q),
-                           rows_contiguous(k),
-                           rows_contiguous(v),
-                           segments.to(at::kLong).contiguous(),
-                           {},
-                           scale};
-  if (slopes) p.slopes = slopes->to(at::kCPU, at::kDouble).contiguous();
-  check_borders(p.segments, q.size(0));
+AttentionPattern pattern_of(const Pattern& tensors, at::IntArrayRef numbers) {
+  AttentionPattern p;
+  size_t i = 0;
+  for_tensors(p, [&](OptionalTensor& t) { t = tensors.get(i++); });
+  AXIAL_OP_CHECK(numbers.size() == 4, kOp, "numbers of the pattern; expected 4, got {}", numbers.size());
+  p.causal = numbers[0] != 0;
+  p.window = numbers[1];
+  p.query_block = numbers[2];
+  p.key_block = numbers[3];
   return p;
 }
 
-std::tuple<Tensor, Tensor> forward_meta(const Tensor& q, const Tensor& k, const Tensor& v,
-                                        const Tensor& segments, const OptionalTensor& slopes, double) {
-  check_shapes(q, k, v, segments, slopes);
-  return {at::empty(q.sizes(), q.options()),
-          at::empty({q.size(1), q.size(0)}, q.options().dtype(statistic_type(q)))};
+std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const OptionalTensor& bias1, const OptionalTensor& bias2,
+                                   const Pattern& pattern, at::IntArrayRef numbers, double scale,
+                                   bool statistics) {
+  const AttentionArguments args{q, k, v, bias1, bias2, pattern_of(pattern, numbers), scale};
+  check_attention(args);
+  const Tensor out = at::empty_symint(q.sym_sizes(), q.options());
+  std::vector<c10::SymInt> shape(q.sym_sizes().begin(), q.sym_sizes().end());
+  std::swap(shape[shape.size() - 3], shape[shape.size() - 2]);  // heads before queries
+  shape.back() = 2;
+  if (!statistics) shape = {0};
+  const Tensor rows = at::empty_symint(shape, q.options().dtype(accumulate_type(q.scalar_type())));
+  if (has_symbolic_sizes(q)) return {out, rows};
+
+  AttentionProblem problem(args);
+  kernels::AttentionForward params;
+  problem.bind(out, params.out);
+  problem.finish();
+  params.in = problem.in;
+  params.num_threads = at::get_num_threads();
+  const Tensor space = workspace(kernels::workspace_bytes(params), q);
+  if (q.is_meta()) return {out, rows};
+  params.statistics = statistics ? rows.mutable_data_ptr() : nullptr;
+  params.workspace = space.mutable_data_ptr();
+  throw_if_failed(kernels::attention_forward(params, torch_parallel_for()), kOp);
+  return {out, rows};
 }
 
-std::tuple<Tensor, Tensor> forward_cpu(const Tensor& q, const Tensor& k, const Tensor& v,
-                                       const Tensor& segments, const OptionalTensor& slopes, double scale) {
-  const detail::SegmentProblem p = problem_of(q, k, v, segments, slopes, scale);
-  auto results = forward_meta(q, k, v, segments, slopes, scale);
-  detail::segment_attention_forward(p, std::get<0>(results), std::get<1>(results));
-  return results;
+Gradients backward(const Tensor& grad, const Tensor& out, const Tensor& statistics, const Tensor& q,
+                   const Tensor& k, const Tensor& v, const OptionalTensor& bias1, const OptionalTensor& bias2,
+                   const Pattern& pattern, at::IntArrayRef numbers, double scale, Mask mask) {
+  const auto like = [](const Tensor& t) { return at::empty_symint(t.sym_sizes(), t.options()); };
+  const Tensor dq = mask[0] ? like(q) : Tensor(), dk = mask[1] ? like(k) : Tensor(),
+               dv = mask[2] ? like(v) : Tensor();
+  const Tensor db1 = mask[3] ? like(*bias1) : Tensor(), db2 = mask[4] ? like(*bias2) : Tensor();
+  if (has_symbolic_sizes(q)) return {dq, dk, dv, db1, db2};
+
+  AttentionProblem problem({q, k, v, bias1, bias2, pattern_of(pattern, numbers), scale});
+  kernels::AttentionBackward params;
+  problem.bind(out, params.out);
+  problem.bind(grad, params.dout);
+  if (mask[0]) problem.bind(dq, params.dq);
+  if (mask[1]) problem.bind(dk, params.dk);
+  if (mask[2]) problem.bind(dv, params.dv);
+  if (mask[3]) problem.bind_bias(db1, params.dbias[0]);
+  if (mask[4]) problem.bind_bias(db2, params.dbias[1]);
+  problem.finish();
+  params.in = problem.in;
+  params.num_threads = at::get_num_threads();
+  const Tensor space = workspace(kernels::workspace_bytes(params), q);
+  if (q.is_meta()) return {dq, dk, dv, db1, db2};
+  params.statistics = statistics.const_data_ptr();
+  params.workspace = space.mutable_data_ptr();
+  throw_if_failed(kernels::attention_backward(params, torch_parallel_for()), kOp);
+  return {dq, dk, dv, db1, db2};
 }
 
-Tensor3 backward_meta(const Tensor&, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor&,
-                      const Tensor&, const Tensor&, const OptionalTensor&, double) {
-  return {at::empty(q.sizes(), q.options()), at::empty(k.sizes(), k.options()),
-          at::empty(v.sizes(), v.options())};
+template <class F>
+auto operator_of(const char* name, const F&) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
 }
 
-Tensor3 backward_cpu(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
-                     const Tensor& lse, const Tensor& segments, const OptionalTensor& slopes, double scale) {
-  const detail::SegmentProblem p = problem_of(q, k, v, segments, slopes, scale);
-  auto grads = backward_meta(grad, q, k, v, out, lse, segments, slopes, scale);
-  detail::segment_attention_backward(p, out.contiguous(), lse.contiguous(), rows_contiguous(grad),
-                                     std::get<0>(grads), std::get<1>(grads), std::get<2>(grads));
-  return grads;
+std::tuple<Tensor, Tensor> call_forward(const AttentionArguments& a, bool statistics) {
+  static const auto op = operator_of("axial::attention_forward", forward);
+  return op.call(a.q, a.k, a.v, a.bias1, a.bias2, tensors_of(a.pattern), numbers_of(a.pattern), a.scale,
+                 statistics);
 }
 
-std::tuple<Tensor, Tensor> call_forward(const Tensor& q, const Tensor& k, const Tensor& v,
-                                        const Tensor& segments, const OptionalTensor& slopes, double scale) {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("axial::segment_attention", "")
-                       .typed<decltype(forward_cpu)>();
-  return op.call(q, k, v, segments, slopes, scale);
-}
-
-Tensor3 call_backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v,
-                      const Tensor& out, const Tensor& lse, const Tensor& segments,
-                      const OptionalTensor& slopes, double scale) {
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("axial::segment_attention_backward", "")
-                       .typed<decltype(backward_cpu)>();
-  return op.call(grad, q, k, v, out, lse, segments, slopes, scale);
-}
-
-struct SegmentAttention : torch::autograd::Function<SegmentAttention> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                               const Tensor& segments, const OptionalTensor& slopes, double scale) {
+struct Attention : torch::autograd::Function<Attention> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                        const OptionalTensor& bias1, const OptionalTensor& bias2,
+                        const AttentionPattern& pattern, double scale) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    auto [out, lse] = call_forward(q, k, v, segments, slopes, scale);
-    ctx->save_for_backward({q, k, v, out, lse, segments, slopes.value_or(Tensor())});
-    ctx->mark_non_differentiable({lse});
+    auto [out, statistics] = call_forward({q, k, v, bias1, bias2, pattern, scale}, true);
+    variable_list saved{out, statistics, q, k, v, bias1.value_or(Tensor()), bias2.value_or(Tensor())};
+    for_tensors(pattern, [&](const OptionalTensor& t) { saved.push_back(t.value_or(Tensor())); });
+    ctx->save_for_backward(saved);
+    ctx->saved_data["numbers"] = numbers_of(pattern);
     ctx->saved_data["scale"] = scale;
-    return {out, lse};
+    return out;
   }
 
-  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
-    refuse_second_order(kOp, {grads[0], saved[0], saved[1], saved[2]});
-    const OptionalTensor slopes = saved[6].defined() ? OptionalTensor(saved[6]) : std::nullopt;
-    auto [gq, gk, gv] = call_backward(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], saved[5],
-                                      slopes, ctx->saved_data["scale"].toDouble());
-    return {gq, gk, gv, Tensor(), Tensor(), Tensor()};
+    refuse_second_order(kOp, {grads[0], saved[2], saved[3], saved[4], saved[5], saved[6]});
+    const auto optional = [&](size_t i) {
+      return saved[i].defined() ? OptionalTensor(saved[i]) : std::nullopt;
+    };
+    Pattern pattern;
+    for (size_t i = 7; i < saved.size(); ++i) pattern.push_back(optional(i));
+    // Edges are counted over the tensors that are there.
+    const size_t second = saved[5].defined() ? 4 : 3;
+    const Mask mask{ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2),
+                    saved[5].defined() && ctx->needs_input_grad(3),
+                    saved[6].defined() && ctx->needs_input_grad(second)};
+    static const auto op = operator_of("axial::attention_backward", ops::backward);
+    auto [dq, dk, dv, db1, db2] =
+        op.call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], optional(5), optional(6), pattern,
+                ctx->saved_data["numbers"].toIntVector(), ctx->saved_data["scale"].toDouble(), mask);
+    return {dq, dk, dv, db1, db2, Tensor(), Tensor()};
   }
 };
 
-std::tuple<Tensor, Tensor> forward_autograd(const Tensor& q, const Tensor& k, const Tensor& v,
-                                            const Tensor& segments, const OptionalTensor& slopes,
-                                            double scale) {
-  const variable_list results = SegmentAttention::apply(q, k, v, segments, slopes, scale);
-  return {results[0], results[1]};
+bool wants_gradient(const AttentionArguments& a) {
+  const auto wants = [](const OptionalTensor& t) { return t && t->requires_grad(); };
+  return at::GradMode::is_enabled() && (a.q.requires_grad() || a.k.requires_grad() || a.v.requires_grad() ||
+                                        wants(a.bias1) || wants(a.bias2));
 }
 
-void check_cached(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lengths,
-                  const OptionalTensor& slopes) {
-  AXIAL_OP_CHECK(q.dim() == 4 && k.dim() == 4 && k.sizes() == v.sizes() && k.size(0) == q.size(0) &&
-                     k.size(3) == q.size(3),
-                 kCached,
-                 "shapes do not fit; expected q [B, N, H, D] and caches [B, M, G, D], got {}, {} and {}",
-                 shape_text(q), shape_text(k), shape_text(v));
-  AXIAL_OP_CHECK(k.size(2) > 0 && q.size(2) % k.size(2) == 0, kCached,
-                 "key/value heads must divide query heads; got {} and {}", q.size(2), k.size(2));
-  AXIAL_OP_CHECK(lengths.dim() == 1 && lengths.size(0) == q.size(0), kCached,
-                 "lengths must hold one entry per sequence; expected [{}], got {}", q.size(0),
-                 shape_text(lengths));
-  AXIAL_OP_CHECK(!slopes || slopes->numel() == q.size(2), kCached,
-                 "alibi_slopes must hold one slope per query head; expected [{}], got {}", q.size(2),
-                 slopes ? shape_text(*slopes) : "");
-}
+enum class Layer { kBackend, kAutograd, kAutocast };
 
-Tensor cached_meta(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lengths,
-                   const OptionalTensor& slopes, double) {
-  check_cached(q, k, v, lengths, slopes);
-  return at::empty(q.sizes(), q.options());
-}
+// Autocast as torch's own attention: q, k and v to the lower dtype; a bias keeps fp32 or follows.
+Tensor in_lower_precision(AttentionArguments a, at::DeviceType device);
 
-// One sequence: q [N, H, D] over k, v [M', G, D] with `cached` entries before the new ones.
-Tensor cached_one(const Tensor& q, const Tensor& k, const Tensor& v, int64_t cached,
-                  const OptionalTensor& slopes, double scale) {
-  const int64_t n = q.size(0), heads = q.size(1), groups = k.size(1), total = k.size(0);
-  const auto type = statistic_type(q);
-  const Tensor grouped =
-      q.to(type).view({n, groups, heads / groups, -1}).permute({1, 2, 0, 3}).reshape({groups, -1, q.size(2)});
-  Tensor scores = at::bmm(grouped, k.to(type).permute({1, 2, 0})).mul_(scale);  // [G, H/G * N, M']
-  scores = scores.view({groups, heads / groups, n, total});
-  const Tensor query = at::arange(cached, cached + n, at::kLong).unsqueeze(1);
-  const Tensor distance = at::arange(total, at::kLong).unsqueeze(0) - query;  // [N, M'], key - query
-  if (slopes) scores += slopes->to(type).view({groups, heads / groups, 1, 1}) * distance.to(type);
-  scores.masked_fill_(distance > 0, -INFINITY);
-  const Tensor p = at::softmax(scores, -1).view({groups, -1, total});
-  const Tensor out = at::bmm(p, v.to(type).transpose(0, 1));  // [G, H/G * N, D]
-  return out.view({groups, heads / groups, n, -1}).permute({2, 0, 1, 3}).reshape({n, heads, -1});
-}
-
-Tensor cached_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lengths,
-                  const OptionalTensor& slopes, double scale) {
-  check_cached(q, k, v, lengths, slopes);
-  const Tensor host = lengths.to(at::kCPU, at::kLong).contiguous();
-  Tensor out = at::empty(q.sizes(), q.options());
-  for (int64_t b = 0; b < q.size(0); ++b) {
-    const int64_t cached = host.const_data_ptr<int64_t>()[b], total = cached + q.size(1);
-    AXIAL_OP_CHECK(cached >= 0 && total <= k.size(1), kCached,
-                   "sequence {} does not fit the cache; expected {} cached + {} new <= {}", b, cached,
-                   q.size(1), k.size(1));
-    if (q.size(1) == 0) continue;
-    out[b].copy_(cached_one(q[b].contiguous(), k[b].narrow(0, 0, total), v[b].narrow(0, 0, total), cached,
-                            slopes, scale));
+Tensor run(Layer layer, AttentionArguments a) {
+  check_attention(a);
+  if (layer == Layer::kAutograd && wants_gradient(a)) {
+    return Attention::apply(a.q, a.k, a.v, a.bias1, a.bias2, a.pattern, a.scale);
   }
-  return out;
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return std::get<0>(call_forward(a, false));
+}
+
+double scale_of(const Tensor& q, std::optional<double> scale) {
+  if (scale) return *scale;
+  return q.dim() == 0 ? 1.0 : 1 / std::sqrt(static_cast<double>(q.size(-1)));
+}
+
+template <Layer kLayer>
+Tensor attention_op(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias1,
+                    const OptionalTensor& bias2, std::optional<double> scale, bool causal, int64_t window,
+                    const OptionalTensor& segments, const OptionalTensor& key_begin,
+                    const OptionalTensor& key_end, const OptionalTensor& mask_rows,
+                    const OptionalTensor& mask_columns, int64_t query_block, int64_t key_block,
+                    const OptionalTensor& alibi_slopes, const OptionalTensor& q_positions,
+                    const OptionalTensor& k_positions);
+
+using PublicSignature = decltype(attention_op<Layer::kBackend>);
+
+Tensor call_attention(const AttentionArguments& a) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("axial::attention", "").typed<PublicSignature>();
+  const AttentionPattern& p = a.pattern;
+  return op.call(a.q, a.k, a.v, a.bias1, a.bias2, a.scale, p.causal, p.window, p.segments, p.key_begin,
+                 p.key_end, p.mask_rows, p.mask_columns, p.query_block, p.key_block, p.alibi_slopes,
+                 p.q_positions, p.k_positions);
+}
+
+Tensor in_lower_precision(AttentionArguments a, at::DeviceType device) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(
+      at::autocast::get_autocast_dispatch_key_from_device_type(device));
+  const at::ScalarType low = at::autocast::get_autocast_dtype(device);
+  for (Tensor* t : {&a.q, &a.k, &a.v}) *t = at::autocast::cached_cast(low, *t, device);
+  for (OptionalTensor* bias : {&a.bias1, &a.bias2}) {
+    if (*bias && (*bias)->scalar_type() != at::kFloat) *bias = at::autocast::cached_cast(low, **bias, device);
+  }
+  return call_attention(a);
+}
+
+template <Layer kLayer>
+Tensor attention_op(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias1,
+                    const OptionalTensor& bias2, std::optional<double> scale, bool causal, int64_t window,
+                    const OptionalTensor& segments, const OptionalTensor& key_begin,
+                    const OptionalTensor& key_end, const OptionalTensor& mask_rows,
+                    const OptionalTensor& mask_columns, int64_t query_block, int64_t key_block,
+                    const OptionalTensor& alibi_slopes, const OptionalTensor& q_positions,
+                    const OptionalTensor& k_positions) {
+  AttentionArguments a{q, k, v, bias1, bias2, {}, scale_of(q, scale)};
+  a.pattern = {causal,       window,      segments,  key_begin,    key_end,     mask_rows,
+               mask_columns, query_block, key_block, alibi_slopes, q_positions, k_positions};
+  if constexpr (kLayer == Layer::kAutocast) return in_lower_precision(std::move(a), at::kCPU);
+  return run(kLayer, std::move(a));
+}
+
+Tensor evoformer_op(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias1,
+                    const OptionalTensor& bias2, std::optional<double> scale) {
+  return call_attention({q, k, v, bias1, bias2, {}, scale_of(q, scale)});
 }
 
 }  // namespace
 
-Tensor segment_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& segments,
-                         const OptionalTensor& alibi_slopes, std::optional<double> scale) {
-  check_shapes(q, k, v, segments, alibi_slopes);
-  const double factor = scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(2))));
-  return std::get<0>(call_forward(q, k, v, segments, alibi_slopes, factor));
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias1,
+                 const OptionalTensor& bias2, const AttentionPattern& pattern, std::optional<double> scale) {
+  return call_attention({q, k, v, bias1, bias2, pattern, scale_of(q, scale)});
 }
 
-Tensor cached_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& lengths,
-                        const OptionalTensor& alibi_slopes, std::optional<double> scale) {
-  check_cached(q, k_cache, v_cache, lengths, alibi_slopes);
-  static auto op = c10::Dispatcher::singleton()
-                       .findSchemaOrThrow("axial::cached_attention", "")
-                       .typed<decltype(cached_cpu)>();
-  return op.call(q, k_cache, v_cache, lengths, alibi_slopes,
-                 scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3)))));
+Tensor evoformer_attention(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias1,
+                           const OptionalTensor& bias2, std::optional<double> scale) {
+  return evoformer_op(q, k, v, bias1, bias2, scale);
 }
 
 void register_attention(torch::Library& registry) {
+  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   registry.def(
-      "segment_attention(Tensor q, Tensor k, Tensor v, Tensor segments, Tensor? alibi_slopes, float scale)"
-      " -> (Tensor, Tensor)");
+      "attention(Tensor q, Tensor k, Tensor v, Tensor? bias1=None, Tensor? bias2=None, *, float? scale=None,"
+      " bool causal=False, int window=0, Tensor? segments=None, Tensor? key_begin=None, Tensor? key_end=None,"
+      " Tensor? mask_rows=None, Tensor? mask_columns=None, int query_block=64, int key_block=64,"
+      " Tensor? alibi_slopes=None, Tensor? q_positions=None, Tensor? k_positions=None) -> Tensor",
+      tags);
   registry.def(
-      "segment_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor log_sum_exp,"
-      " Tensor segments, Tensor? alibi_slopes, float scale) -> (Tensor, Tensor, Tensor)");
+      "evoformer_attention(Tensor q, Tensor k, Tensor v, Tensor? bias1=None, Tensor? bias2=None, *,"
+      " float? scale=None) -> Tensor",
+      tags);
   registry.def(
-      "cached_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor lengths, Tensor? alibi_slopes,"
-      " float scale) -> Tensor");
-  registry.impl("segment_attention", torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(forward_cpu)));
-  registry.impl("segment_attention", torch::dispatch(c10::DispatchKey::Meta, TORCH_FN(forward_meta)));
-  registry.impl("segment_attention", torch::dispatch(c10::DispatchKey::Autograd, TORCH_FN(forward_autograd)));
-  registry.impl("segment_attention_backward", torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(backward_cpu)));
-  registry.impl("segment_attention_backward",
-                torch::dispatch(c10::DispatchKey::Meta, TORCH_FN(backward_meta)));
-  registry.impl("cached_attention", torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(cached_cpu)));
-  registry.impl("cached_attention", torch::dispatch(c10::DispatchKey::Meta, TORCH_FN(cached_meta)));
+      "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? bias1, Tensor? bias2, Tensor?[] pattern,"
+      " int[] numbers, float scale, bool statistics) -> (Tensor, Tensor)",
+      tags);
+  registry.def(
+      "attention_backward(Tensor grad, Tensor out, Tensor statistics, Tensor q, Tensor k, Tensor v, Tensor? "
+      "bias1,"
+      " Tensor? bias2, Tensor?[] pattern, int[] numbers, float scale, bool[5] mask)"
+      " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+      tags);
+  for (const c10::DispatchKey key : {c10::DispatchKey::CPU, c10::DispatchKey::Meta}) {
+    registry.impl("attention", torch::dispatch(key, TORCH_FN(attention_op<Layer::kBackend>)));
+    registry.impl("attention_forward", torch::dispatch(key, TORCH_FN(forward)));
+    registry.impl("attention_backward", torch::dispatch(key, TORCH_FN(backward)));
+  }
+  registry.impl("attention",
+                torch::dispatch(c10::DispatchKey::Autograd, TORCH_FN(attention_op<Layer::kAutograd>)));
+  registry.impl("attention",
+                torch::dispatch(c10::DispatchKey::AutocastCPU, TORCH_FN(attention_op<Layer::kAutocast>)));
+  registry.impl("evoformer_attention", TORCH_FN(evoformer_op));
 }
 
 }  // namespace axial::ops

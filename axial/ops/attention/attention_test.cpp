@@ -1,189 +1,220 @@
 // SPDX-License-Identifier: Apache-2.0
+// axial::attention and evoformer_attention against softmax in plain ATen, in every shape of the field.
 #include "axial/ops/attention/attention.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include <cmath>
+#include "axial/core/check/check.h"
+#include "axial/testing/op_case/op_case.h"
 
 namespace axial::ops {
 namespace {
 
 using at::Tensor;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using testing::OpInputs;
+using testing::random_normal;
+using testing::Tensors;
 
-struct Case {
-  std::vector<int64_t> segments;
-  int64_t heads, groups, width;
-  bool alibi;
-};
-
-const std::vector<Case> kCases{{{0, 0}, 2, 1, 4, false},
-                               {{0, 1}, 1, 1, 1, false},
-                               {{0, 5, 5, 12, 13}, 4, 2, 8, true},
-                               {{0, 300}, 2, 2, 16, false},
-                               {{0, 129, 300, 301}, 6, 3, 5, true},
-                               {{0, 40, 80, 120, 160, 200}, 3, 1, 64, false}};
-
-struct Inputs {
-  Tensor q, k, v, segments, grad;
-  std::optional<Tensor> slopes;
-};
-
-// q, k and v are strided views of one fused buffer, as a fused projection makes them.
-Inputs make(const Case& c, at::ScalarType type) {
-  const int64_t tokens = c.segments.back();
-  at::manual_seed(11);
-  const Tensor fused = at::randn({tokens, c.heads + 2 * c.groups, c.width}, at::kDouble).to(type);
-  Inputs in;
-  in.q = fused.narrow(1, 0, c.heads);
-  in.k = fused.narrow(1, c.heads, c.groups);
-  in.v = fused.narrow(1, c.heads + c.groups, c.groups);
-  in.grad = at::randn({tokens, c.heads, c.width}, at::kDouble).to(type);
-  in.segments = at::tensor(c.segments, at::kLong);
-  if (c.alibi) in.slopes = at::pow(2.0, -at::arange(1, c.heads + 1, at::kFloat));
-  return in;
+// Queries and keys swapped with heads; keys and values once per query head.
+Tensor plain(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& bias1, const Tensor& bias2,
+             const Tensor& hidden) {
+  const int64_t group = q.size(-2) / k.size(-2);
+  const Tensor keys = k.repeat_interleave(group, -2).transpose(-2, -3),
+               values = v.repeat_interleave(group, -2);
+  Tensor s =
+      at::matmul(q.transpose(-2, -3), keys.transpose(-1, -2)) / std::sqrt(static_cast<double>(q.size(-1)));
+  if (bias1.defined()) s = s + bias1;
+  if (bias2.defined()) s = s + bias2;
+  if (hidden.defined()) s = s.masked_fill(hidden, -INFINITY);
+  return at::matmul(at::softmax(s, -1), values.transpose(-2, -3)).transpose(-2, -3);
 }
 
-// Dense masked softmax over all tokens in the dtype of q.
-Tensor reference(const Tensor& q, const Tensor& k, const Tensor& v, const Inputs& in) {
-  const int64_t tokens = q.size(0), repeat = q.size(1) / k.size(1);
-  const Tensor index = at::arange(tokens, at::kLong);
-  const Tensor owner = at::searchsorted(in.segments, index, false, true);
-  const Tensor distance = index.unsqueeze(0) - index.unsqueeze(1);
-  const Tensor hidden = (owner.unsqueeze(0) != owner.unsqueeze(1)).logical_or(distance > 0);
-  const Tensor keys = k.repeat_interleave(repeat, 1), values = v.repeat_interleave(repeat, 1);
-  Tensor s = at::einsum("ihd,jhd->hij", {q, keys}) / std::sqrt(static_cast<double>(q.size(2)));
-  if (in.slopes) s = s + in.slopes->to(q.scalar_type()).view({-1, 1, 1}) * distance.to(q.scalar_type());
-  return at::einsum("hij,jhd->ihd", {at::softmax(s.masked_fill(hidden, -INFINITY), -1), values});
+using Shape = std::vector<int64_t>;
+
+// q, k, v and biases; an empty shape leaves the bias out.
+OpInputs inputs(const std::string& label, const Shape& q, const Shape& k, const Shape& bias1 = {},
+                const Shape& bias2 = {}) {
+  const auto bias = [](const Shape& shape, const char* name) {
+    return shape.empty() ? Tensor() : random_normal(shape, at::kDouble, name);
+  };
+  return {label,
+          {random_normal(q, at::kDouble, "q"), random_normal(k, at::kDouble, "k"),
+           random_normal(k, at::kDouble, "v"), bias(bias1, "bias1"), bias(bias2, "bias2")}};
 }
 
-struct Results {
-  Tensor out, gq, gk, gv;
-};
+OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
+TEST(AttentionOp, HoldsWhatEveryOpMustHoldWithBiases) {
+  const testing::OpCase test{
+      .name = "evoformer_attention",
+      .inputs = {inputs("msa row", {1, 2, 5, 2, 4}, {1, 2, 5, 2, 4}, {1, 2, 1, 1, 5}, {1, 1, 2, 5, 5}),
+                 inputs("msa column", {1, 3, 4, 2, 3}, {1, 3, 4, 2, 3}, {1, 3, 1, 1, 4}),
+                 inputs("pair bias alone", {2, 6, 1, 8}, {2, 6, 1, 8}, {}, {2, 1, 6, 6}),
+                 inputs("broadcast over the batch", {2, 2, 3, 2, 2}, {2, 2, 4, 2, 2}, {1, 2, 1, 1, 4},
+                        {2, 3, 4}),
+                 inputs("whole biases", {2, 3, 2, 2}, {2, 4, 2, 2}, {2, 2, 3, 4}, {2, 2, 3, 4}),
+                 inputs("of a query, of all", {3, 2, 2}, {4, 2, 2}, {2, 3, 1}, {1}),
+                 inputs("grouped heads", {2, 3, 4, 3}, {2, 5, 2, 3}, {4, 1, 5}),
+                 inputs("no bias, one key", {3, 1, 5}, {1, 1, 5}),
+                 inputs("seven leading dims", {1, 2, 1, 2, 1, 1, 2, 3, 1, 2}, {1, 2, 1, 2, 1, 1, 2, 2, 1, 2},
+                        {2, 1, 3, 2}),
+                 inputs("no queries", {2, 0, 2, 3}, {2, 4, 2, 3}, {1, 4}),
+                 inputs("no rows", {0, 3, 2, 3}, {0, 4, 2, 3})},
+      .op =
+          [](const Tensors& t) {
+            return Tensors{evoformer_attention(t[0], t[1], t[2], optional(t[3]), optional(t[4]))};
+          },
+      .reference = [](const Tensors& t) { return Tensors{plain(t[0], t[1], t[2], t[3], t[4], {})}; },
+      .terms = 1};
+  for (const std::string& failure : testing::failures(test)) ADD_FAILURE() << failure;
+}
+
+// Of I queries and J keys; i sees j where `sees` says so.
 template <class F>
-Results differentiate(const Inputs& in, at::ScalarType type, F&& f) {
-  const Tensor q = in.q.detach().to(type).requires_grad_(), k = in.k.detach().to(type).requires_grad_(),
-               v = in.v.detach().to(type).requires_grad_();
-  const Tensor out = f(q, k, v);
-  const auto grads = torch::autograd::grad({out}, {q, k, v}, {in.grad.to(type)});
-  return {out.detach(), grads[0], grads[1], grads[2]};
+Tensor hidden_where_not(int64_t queries, int64_t keys, const F& sees) {
+  Tensor hidden = at::empty({queries, keys}, at::kBool);
+  for (int64_t i = 0; i < queries; ++i) {
+    for (int64_t j = 0; j < keys; ++j) hidden[i][j].fill_(!sees(i, j));
+  }
+  return hidden;
 }
 
-double error(const Tensor& a, const Tensor& exact) {
-  return a.numel() == 0 ? 0.0 : (a.to(at::kDouble) - exact).abs().max().item<double>();
+void check_pattern(const std::string& name, const AttentionPattern& pattern, const Tensor& hidden) {
+  const testing::OpCase test{
+      .name = name,
+      .inputs = {inputs("with a bias", {2, hidden.size(0), 2, 3}, {2, hidden.size(1), 1, 3},
+                        {2, 1, hidden.size(1)})},
+      .op =
+          [&](const Tensors& t) { return Tensors{attention(t[0], t[1], t[2], t[3], std::nullopt, pattern)}; },
+      .reference = [&](const Tensors& t) { return Tensors{plain(t[0], t[1], t[2], t[3], {}, hidden)}; },
+      .terms = 1};
+  for (const std::string& failure : testing::failures(test)) ADD_FAILURE() << failure;
 }
 
-// Error <= 2x that of plain torch at the same precision, plus one rounding of the result.
-void expect_close(const Tensor& got, const Tensor& plain, const Tensor& exact, double rounding,
-                  const char* what) {
-  const double limit =
-      2 * error(plain, exact) + rounding * (exact.numel() ? exact.abs().max().item<double>() : 0.0);
-  EXPECT_LE(error(got, exact), limit) << what;
+TEST(AttentionOp, PatternsHideWhatTheySay) {
+  AttentionPattern causal;
+  causal.causal = true;
+  check_pattern("causal", causal, hidden_where_not(4, 6, [](int64_t i, int64_t j) { return j <= i + 2; }));
+  AttentionPattern window;
+  window.window = 2;
+  check_pattern("window", window,
+                hidden_where_not(7, 7, [](int64_t i, int64_t j) { return std::abs(i - j) <= 2; }));
+  AttentionPattern segments;
+  segments.segments = at::tensor(std::vector<int64_t>{0, 3, 3, 7}, at::kLong);
+  check_pattern("segments", segments,
+                hidden_where_not(7, 7, [](int64_t i, int64_t j) { return (i < 3) == (j < 3); }));
+  AttentionPattern interval;
+  interval.key_begin = at::tensor(std::vector<int64_t>{0, 2, 1}, at::kLong);
+  interval.key_end = at::tensor(std::vector<int64_t>{1, 4, 5}, at::kLong);
+  const std::vector<int64_t> begin{0, 2, 1}, end{1, 4, 5};
+  check_pattern("interval", interval, hidden_where_not(3, 5, [&](int64_t i, int64_t j) {
+                  return j >= begin[static_cast<size_t>(i)] && j < end[static_cast<size_t>(i)];
+                }));
+  AttentionPattern blocks;
+  blocks.query_block = 2;
+  blocks.key_block = 3;
+  blocks.mask_rows = at::tensor(std::vector<int64_t>{0, 1, 3}, at::kLong);
+  blocks.mask_columns = at::tensor(std::vector<int64_t>{1, 0, 2}, at::kLong);
+  check_pattern("block mask", blocks,
+                hidden_where_not(4, 7, [](int64_t i, int64_t j) { return i < 2 ? j / 3 == 1 : j / 3 != 1; }));
 }
 
-TEST(SegmentAttention, ValuesAndGradientsInEveryDtype) {
-  // The fp64 reference is itself rounded: both sides differ by the order of sums over 300 terms.
-  const std::vector<std::pair<at::ScalarType, double>> types{
-      {at::kDouble, 1e-14}, {at::kFloat, 0x1p-24}, {at::kBFloat16, 0x1p-9}, {at::kHalf, 0x1p-12}};
-  for (const auto& [type, rounding] : types) {
-    for (const Case& c : kCases) {
-      const Inputs in = make(c, type);
-      const auto plain = [&](const Tensor& q, const Tensor& k, const Tensor& v) {
-        return reference(q, k, v, in);
-      };
-      const Results exact = differentiate(in, at::kDouble, plain);
-      const Results torch_like = differentiate(in, type, plain);
-      const Results ours = differentiate(in, type, [&](const Tensor& q, const Tensor& k, const Tensor& v) {
-        return segment_attention(q, k, v, in.segments, in.slopes, std::nullopt);
-      });
-      EXPECT_EQ(ours.out.scalar_type(), type);
-      EXPECT_TRUE(ours.out.is_contiguous());
-      expect_close(ours.out, torch_like.out, exact.out, rounding, "out");
-      expect_close(ours.gq, torch_like.gq, exact.gq, rounding, "grad q");
-      expect_close(ours.gk, torch_like.gk, exact.gk, rounding, "grad k");
-      expect_close(ours.gv, torch_like.gv, exact.gv, rounding, "grad v");
+TEST(AttentionOp, AQueryThatSeesNothingGivesZero) {
+  for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf}) {
+    for (const bool infinite : {true, false}) {
+      Tensors t;
+      for (const char* name : {"q", "k", "v"})
+        t.push_back(random_normal({2, 70, 2, 8}, type, name).requires_grad_());
+      Tensor mask = at::zeros({2, 1, 70, 70}, at::TensorOptions().dtype(type));
+      const double none = type == at::kDouble     ? std::numeric_limits<double>::lowest()
+                          : type == at::kFloat    ? static_cast<double>(std::numeric_limits<float>::lowest())
+                          : type == at::kBFloat16 ? -0x1.fep127
+                                                  : -65504.0;
+      mask.select(2, 3).fill_(infinite ? -INFINITY : none);
+      mask.narrow(3, 0, 66).fill_(infinite ? -INFINITY : none);  // the first blocks of every row
+      mask.requires_grad_();
+      const Tensor out = attention(t[0], t[1], t[2], mask, std::nullopt);
+      EXPECT_TRUE(at::isfinite(out).all().item<bool>());
+      EXPECT_TRUE(at::equal(out.select(1, 3), at::zeros_like(out.select(1, 3))));
+      EXPECT_GT(out.select(1, 4).abs().max().item<double>(), 0);
+      const auto grads = torch::autograd::grad({out}, {t[0], t[1], t[2], mask},
+                                               {at::ones({1}, out.options()).expand(out.sizes())});
+      for (const Tensor& g : grads) EXPECT_TRUE(at::isfinite(g).all().item<bool>());
+      EXPECT_EQ(grads[0].select(1, 3).abs().max().item<double>(), 0);
+      EXPECT_EQ(grads[2].narrow(1, 0, 66).abs().max().item<double>(), 0);
+      EXPECT_EQ(grads[3].select(2, 3).abs().max().item<double>(), 0);
     }
   }
 }
 
-TEST(SegmentAttention, BitwiseEqualForAnyNumberOfThreads) {
-  const int before = at::get_num_threads();
-  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
-    const Inputs in = make(kCases[4], type);
-    std::optional<Results> first;
-    for (const int threads : {1, 2, 3, 5, 2}) {
-      at::set_num_threads(threads);
-      const Results now = differentiate(in, type, [&](const Tensor& q, const Tensor& k, const Tensor& v) {
-        return segment_attention(q, k, v, in.segments, in.slopes, 0.3);
-      });
-      if (!first) first = now;
-      EXPECT_TRUE(at::equal(now.out, first->out) && at::equal(now.gq, first->gq) &&
-                  at::equal(now.gk, first->gk) && at::equal(now.gv, first->gv))
-          << threads;
-    }
+std::string refusal(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const c10::ValueError& e) {
+    return e.what_without_backtrace();
   }
-  at::set_num_threads(before);
+  return "not refused";
 }
 
-TEST(SegmentAttention, MetaHasTheShapesOfCpu) {
-  const Inputs in = make(kCases[2], at::kBFloat16);
-  const auto meta = [](const Tensor& t) {
-    return t.to(at::kMeta).detach().requires_grad_(t.is_floating_point());
+TEST(AttentionOp, BadInputIsNamedWithItsShape) {
+  const Tensor q = at::zeros({2, 3, 5, 4, 8}), wrong = at::zeros({2, 3, 5, 4, 7});
+  const auto biased = [&](const Tensor& bias, at::ScalarType type = at::kFloat) {
+    return refusal([&] { evoformer_attention(q.to(type), q.to(type), q.to(type), bias, std::nullopt); });
   };
-  const Tensor q = meta(in.q), k = meta(in.k), v = meta(in.v);
-  const Tensor out = segment_attention(q, k, v, meta(in.segments), std::nullopt, std::nullopt);
-  EXPECT_EQ(out.sizes(), in.q.sizes());
-  EXPECT_TRUE(out.is_meta());
-  const auto grads = torch::autograd::grad({out}, {q, k, v}, {at::empty_like(out)});
-  EXPECT_EQ(grads[1].sizes(), in.k.sizes());
+  EXPECT_THAT(refusal([&] {
+                evoformer_attention(at::zeros({2, 3}), q, q, {}, {});
+              }),
+              AllOf(HasSubstr("q; expected [.., queries, heads, width]"), HasSubstr("[2, 3]")));
+  EXPECT_THAT(refusal([&] { evoformer_attention(q, wrong, q, {}, {}); }),
+              HasSubstr("k does not fit q [2, 3, 5, 4, 8]"));
+  EXPECT_THAT(refusal([&] { evoformer_attention(q, q, q.narrow(-3, 0, 4), {}, {}); }),
+              HasSubstr("k and v differ"));
+  EXPECT_THAT(refusal([&] { evoformer_attention(q, q.to(at::kHalf), q, {}, {}); }),
+              HasSubstr("expected Float for k"));
+  EXPECT_THAT(refusal([&] { evoformer_attention(q, q.to(at::kMeta), q, {}, {}); }),
+              HasSubstr("expected cpu for k"));
+  EXPECT_THAT(biased(at::zeros({2, 3, 1, 5, 1, 5})), HasSubstr("bias1; expected a shape that broadcasts"));
+  // The published tutorial's column attention transposes this one.
+  EXPECT_THAT(biased(at::zeros({2, 5, 1, 1, 3})),
+              AllOf(HasSubstr("[2, 3, 4, 5, 5]"), HasSubstr("[2, 5, 1, 1, 3]")));
+  EXPECT_THAT(biased(at::zeros({5}, at::kDouble)), HasSubstr("expected dtype Float"));
+  EXPECT_THAT(biased(at::zeros({5}, at::kInt)), HasSubstr("expected dtype Float"));
+  EXPECT_EQ(biased(at::zeros({5}), at::kHalf), "not refused");
+  EXPECT_THAT(refusal([&] { evoformer_attention(q, q, q, {}, {}, NAN); }),
+              HasSubstr("scale; expected a number"));
+  const Tensor empty = at::zeros({2, 5, 4, 0});
+  EXPECT_THAT(refusal([&] { evoformer_attention(empty, empty, empty, {}, {}); }),
+              HasSubstr("width; expected at least 1"));
+  EXPECT_THAT(refusal([&] { evoformer_attention(q, q.narrow(-2, 0, 3), q.narrow(-2, 0, 3), {}, {}); }),
+              HasSubstr("4 query and 3 key/value heads"));
+  AttentionPattern both;
+  both.causal = true;
+  both.key_end = at::zeros({5}, at::kLong);
+  EXPECT_THAT(refusal([&] { attention(q, q, q, {}, {}, both); }), HasSubstr("got both"));
+  AttentionPattern blocks;
+  blocks.mask_rows = at::zeros({2}, at::kLong);
+  EXPECT_THAT(refusal([&] { attention(q, q, q, {}, {}, blocks); }), HasSubstr("got one of them"));
+  blocks.mask_columns = at::tensor(std::vector<int64_t>{7}, at::kLong);
+  blocks.mask_rows = at::tensor(std::vector<int64_t>{0, 1}, at::kLong);
+  EXPECT_THAT(refusal([&] { attention(q, q, q, {}, {}, blocks); }),
+              HasSubstr("expected rising blocks below 1"));
 }
 
-TEST(SegmentAttention, RefusesSecondOrder) {
-  const Inputs in = make(kCases[2], at::kDouble);
-  const Tensor q = in.q.detach().clone().requires_grad_();
-  const Tensor out = segment_attention(q, in.k, in.v, in.segments, std::nullopt, std::nullopt);
-  EXPECT_THROW(torch::autograd::grad({out.sum()}, {q}, {}, std::nullopt, /*create_graph=*/true), c10::Error);
-}
-
-TEST(SegmentAttention, RefusesWhatDoesNotFit) {
-  const Tensor q = at::zeros({4, 2, 3}), k = at::zeros({4, 1, 3});
-  const auto call = [](const Tensor& a, const Tensor& b, const Tensor& s) {
-    return segment_attention(a, b, b, s, std::nullopt, std::nullopt);
-  };
-  const auto borders = [](std::vector<int64_t> b) { return at::tensor(b, at::kLong); };
-  EXPECT_NO_THROW(call(q, k, borders({0, 4})));
-  EXPECT_THROW(call(q, k, borders({0, 3})), c10::ValueError);
-  EXPECT_THROW(call(q, k, borders({1, 4})), c10::ValueError);
-  EXPECT_THROW(call(q, k, borders({0, 3, 2, 4})), c10::ValueError);
-  EXPECT_THROW(call(q, at::zeros({3, 1, 3}), borders({0, 4})), c10::ValueError);
-  EXPECT_THROW(call(at::zeros({4, 3, 3}), at::zeros({4, 2, 3}), borders({0, 4})), c10::ValueError);
-  EXPECT_THROW(call(q.to(at::kInt), k.to(at::kInt), borders({0, 4})), c10::ValueError);
-  EXPECT_THROW(segment_attention(q, k, k, borders({0, 4}), at::zeros({3}), std::nullopt), c10::ValueError);
-}
-
-TEST(CachedAttention, EqualsTheTailOfTheWholeSequence) {
-  for (const bool alibi : {false, true}) {
-    const Case c{{0, 23}, 6, 2, 8, alibi};
-    const Inputs in = make(c, at::kDouble);
-    const Tensor whole = segment_attention(in.q, in.k, in.v, in.segments, in.slopes, std::nullopt);
-    Tensor k = at::zeros({2, 30, 2, 8}, at::kDouble), v = at::zeros_like(k);
-    // Sequence 0 has 20 cached tokens and 3 new ones; sequence 1 starts with the same 3 from nothing.
-    k[0].narrow(0, 0, 23).copy_(in.k);
-    v[0].narrow(0, 0, 23).copy_(in.v);
-    k[1].narrow(0, 0, 3).copy_(in.k.narrow(0, 0, 3));
-    v[1].narrow(0, 0, 3).copy_(in.v.narrow(0, 0, 3));
-    const Tensor q = at::stack({in.q.narrow(0, 20, 3), in.q.narrow(0, 0, 3)});
-    const std::vector<int64_t> lengths{20, 0};
-    const Tensor out = cached_attention(q, k, v, at::tensor(lengths, at::kLong), in.slopes, std::nullopt);
-    EXPECT_LE(error(out[0], whole.narrow(0, 20, 3)), 1e-14);
-    EXPECT_LE(error(out[1], whole.narrow(0, 0, 3)), 1e-14);
-    const std::vector<int64_t> full{28, 0};
-    EXPECT_THROW(cached_attention(q, k, v, at::tensor(full, at::kLong), in.slopes, std::nullopt),
-                 c10::ValueError);
-  }
+// B * N beyond what a launch grid of 16 bits counts.
+TEST(AttentionOp, ManyRows) {
+  const Tensor q = random_normal({66000, 2, 1, 4}, at::kFloat, "q");
+  const Tensor bias = random_normal({1, 2, 2}, at::kFloat, "bias").requires_grad_();
+  const Tensor out = attention(q, q, q, bias, std::nullopt);
+  const Tensor expected = plain(q, q, q, bias, {}, {});
+  EXPECT_LE((out - expected).abs().max().item<double>(), 1e-5);
+  const Tensor ours = torch::autograd::grad({out.sum()}, {bias})[0];
+  const Tensor theirs = torch::autograd::grad({expected.to(at::kDouble).sum()}, {bias})[0];
+  EXPECT_LE((ours - theirs).abs().max().item<double>(), 1e-2);
 }
 
 }  // namespace
