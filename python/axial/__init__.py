@@ -12,7 +12,7 @@ import torch
 from axial._build import TORCH_VERSION, VERSION
 
 __version__: str = VERSION
-__all__ = ["__version__", "library_dir", "operators", "ops", "program_path"]
+__all__ = ["__version__", "evoformer_attention", "library_dir", "operators", "ops", "program_path"]
 
 _HERE = pathlib.Path(__file__).parent
 
@@ -45,3 +45,5 @@ def _load() -> None:
 
 _load()
 ops = torch.ops.axial
+
+from axial.attention import evoformer_attention  # noqa: E402  the library first

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DeepSpeed4Science's attention by its own name: its published tests' cases, and how others find it."""
+
+import importlib
+import importlib.util
+import sys
+
+import pytest
+import torch
+from axial.compat import deepspeed as compat
+from axial.compat.deepspeed import DS4Sci_EvoformerAttention
+
+
+@pytest.fixture
+def installed():
+    compat.install()
+    yield
+    compat.uninstall()
+
+
+def plain(Q, K, V, biases):  # noqa: N803
+    logits = torch.einsum("...ihd,...jhd->...hij", Q, K) * Q.shape[-1] ** -0.5
+    for bias in biases:
+        logits = logits + bias
+    return torch.einsum("...hij,...jhd->...ihd", logits.softmax(-1), V)
+
+
+# The cases and tolerances of DeepSpeed's own unit test (max abs; twice as much for the biases' gradients), against
+# fp64; the sizes are cut in N and H, over which nothing mixes but the pair bias's gradient.
+@pytest.mark.parametrize("dtype, atol", [(torch.float16, 1e-2), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize("B, N, L, H, D", [(1, 16, 256, 4, 32), (1, 16, 256, 8, 8)])
+def test_cases_of_the_published_unit_test(B, N, L, H, D, dtype, atol):  # noqa: N803
+    Q, K, V, dO = (torch.randn(B, N, L, H, D).to(dtype) for _ in range(4))
+    mask = (1e9 * (torch.randint(0, 2, (B, N, 1, 1, L)).float() - 1)).to(dtype)
+    pair = torch.randn(B, 1, H, L, L).to(dtype)
+    leaves = [t.requires_grad_() for t in (Q, K, V, pair)]
+    out = DS4Sci_EvoformerAttention(Q, K, V, [mask, pair])
+    gradients = torch.autograd.grad(out, leaves, dO)
+    wide = [t.detach().double().requires_grad_() for t in leaves]
+    exact = plain(*wide[:3], [mask.double(), wide[3]])
+    expected = torch.autograd.grad(exact, wide, dO.double())
+    assert (out - exact).abs().max() <= atol
+    for gradient, truth, factor in zip(gradients, expected, (1, 1, 1, 2), strict=True):
+        assert (gradient - truth).abs().max() <= factor * atol
+
+
+def test_beyond_the_limits_of_the_original():
+    for length, keys, width, dtype in [
+        (3, 3, 8, torch.float32),
+        (16, 9, 5, torch.float64),
+        (1, 40, 130, torch.float32),
+    ]:
+        Q = torch.randn(2, 3, length, 2, width, dtype=dtype)
+        K, V = (torch.randn(2, 3, keys, 2, width, dtype=dtype) for _ in range(2))
+        pair = torch.randn(1, 1, 2, length, keys, dtype=dtype)
+        biases = [None, pair]
+        torch.testing.assert_close(DS4Sci_EvoformerAttention(Q, K, V, biases), plain(Q, K, V, [pair]))
+        assert biases == [None, pair]
+    listed = []
+    DS4Sci_EvoformerAttention(Q, K, V, listed)
+    assert listed == []
+
+
+def test_a_wrong_bias_is_told_the_right_shape():
+    Q = torch.randn(1, 5, 7, 2, 8)
+    with pytest.raises(ValueError, match=r"bias1; expected \[1, 5, 1, 1, 7\].*got \[1, 7, 1, 1, 5\]"):
+        DS4Sci_EvoformerAttention(Q, Q, Q, [torch.zeros(1, 7, 1, 1, 5)])
+    with pytest.raises(ValueError, match=r"bias2; expected \[1, 1, 2, 7, 7\].*got \[1, 5, 2, 7, 7\]"):
+        DS4Sci_EvoformerAttention(Q, Q, Q, [None, torch.zeros(1, 5, 2, 7, 7)])
+
+
+def test_rows_of_a_single_leading_dim():
+    Q = torch.randn(5, 7, 2, 8)
+    mask, pair = torch.randn(5, 1, 1, 7), torch.randn(1, 2, 7, 7)
+    torch.testing.assert_close(DS4Sci_EvoformerAttention(Q, Q, Q, [mask, pair]), plain(Q, Q, Q, [mask, pair]))
+
+
+def test_install_answers_openfold_and_no_one_else(installed):
+    assert importlib.util.find_spec("deepspeed") is not None
+    assert importlib.util.find_spec("deepspeed.ops.deepspeed4science") is not None
+    import deepspeed
+    from deepspeed.ops.deepspeed4science import DS4Sci_EvoformerAttention as found
+
+    assert found is DS4Sci_EvoformerAttention
+    assert deepspeed.comm.comm.is_initialized() is False
+    assert deepspeed.checkpointing.is_configured() is False
+    utilities = pytest.importorskip("transformers.integrations.deepspeed")
+    assert not utilities.is_deepspeed_available()
+    compat.install()  # again is nothing
+
+
+def test_uninstall_leaves_no_trace():
+    compat.install()
+    compat.uninstall()
+    assert not [name for name in sys.modules if name.split(".")[0] == "deepspeed"]
+    assert importlib.util.find_spec("deepspeed") is None

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""evoformer_attention as PyTorch users meet it: opcheck, compile, checkpoint, autocast, and published tests' shapes."""
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import axial
+from axial import evoformer_attention
+
+
+def plain(q, k, v, biases, scale=None):
+    """Softmax in the dtype that comes in."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    logits = torch.einsum("...ihd,...jhd->...hij", q, k) * scale
+    for bias in biases:
+        if bias is not None:
+            logits = logits + bias
+    return torch.einsum("...hij,...jhd->...ihd", logits.softmax(-1), v)
+
+
+def tensors(B, N, L, H, D, dtype=torch.float32, grad=True, mask=True, seed=0):  # noqa: N803
+    gen = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(B, N, L, H, D, generator=gen).to(dtype).requires_grad_(grad) for _ in range(3))
+    bias1 = 1e9 * ((torch.rand(B, N, 1, 1, L, generator=gen) > 0.5).double() - 1)
+    bias1 = (
+        bias1.clamp_min(torch.finfo(dtype).min).to(dtype) if mask else torch.zeros(B, N, 1, 1, L, dtype=dtype)
+    )
+    bias2 = torch.randn(B, 1, H, L, L, generator=gen).to(dtype).requires_grad_(grad)
+    return q, k, v, bias1, bias2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_registration_is_what_torch_expects(dtype):
+    q, k, v, bias1, bias2 = tensors(1, 2, 5, 2, 4, dtype)
+    op = torch.ops.axial.attention
+    torch.library.opcheck(op, (q, k, v, bias1.requires_grad_(), bias2))
+    torch.library.opcheck(op, (q, k, v), {"causal": True, "scale": 0.3})
+    torch.library.opcheck(op, (q, k, v), {"segments": torch.tensor([0, 2, 5])})
+    torch.library.opcheck(torch.ops.axial.evoformer_attention, (q, k, v, None, bias2))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_whole_forward_and_backward(dynamic):
+    compiled = torch.compile(evoformer_attention, fullgraph=True, dynamic=dynamic)
+    for length in (5, 7):
+        q, k, v, bias1, bias2 = tensors(1, 2, length, 2, 4, mask=False)
+        inputs = (q, k, v, bias2)
+        expected = evoformer_attention(q, k, v, [bias1, bias2])
+        actual = compiled(q, k, v, [bias1, bias2])
+        assert torch.equal(actual, expected)
+        for a, e in zip(torch.autograd.grad(actual.sin().sum(), inputs),
+                        torch.autograd.grad(expected.sin().sum(), inputs), strict=True):  # fmt: skip
+            torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoint_recomputes_the_same_bits(reentrant):
+    q, k, v, bias1, bias2 = tensors(1, 3, 20, 2, 8)
+    expected = torch.autograd.grad(
+        evoformer_attention(q, k, v, [bias1, bias2]).square().sum(), (q, k, v, bias2)
+    )
+    out = checkpoint(
+        lambda *t: evoformer_attention(*t[:3], [bias1, t[3]]), q, k, v, bias2, use_reentrant=reentrant
+    )
+    out.square().sum().backward()
+    for leaf, gradient in zip((q, k, v, bias2), expected, strict=True):
+        assert torch.equal(leaf.grad, gradient)
+
+
+def test_one_bias_in_both_places_sums_its_gradients():
+    q, k, v, _, bias = tensors(1, 2, 9, 2, 4, torch.float64)
+    ours = torch.autograd.grad(evoformer_attention(q, k, v, [bias, bias]).sum(), bias)[0]
+    theirs = torch.autograd.grad(plain(q, k, v, [bias, bias]).sum(), bias)[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_autocast_lowers_what_torch_lowers():
+    q, k, v, bias1, bias2 = tensors(1, 2, 20, 2, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = evoformer_attention(q, k, v, [bias1, bias2])
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert q.grad.dtype == torch.float32 and bias2.grad.dtype == torch.float32
+    expected = plain(q, k, v, [bias1, bias2])
+    assert (out.float() - expected).abs().max() < 0.05
+
+
+def test_modes_without_gradient_save_nothing():
+    q, k, v, bias1, bias2 = tensors(1, 2, 20, 2, 8)
+    expected = evoformer_attention(q, k, v, [bias1, bias2]).detach()
+    with torch.no_grad():
+        out = evoformer_attention(q, k, v, [bias1, bias2])
+    assert out.grad_fn is None and torch.equal(out, expected)
+    with torch.inference_mode():
+        assert torch.equal(evoformer_attention(q, k, v, [bias1, bias2]), expected)
+
+
+def test_second_order_is_refused():
+    q, k, v, bias1, bias2 = tensors(1, 1, 4, 1, 4, torch.float64)
+    with pytest.raises(NotImplementedError, match="first order only"):
+        torch.autograd.grad(evoformer_attention(q, k, v, [bias1, bias2]).sum(), q, create_graph=True)
+
+
+def test_gradcheck_with_every_bias():
+    q, k, v, _, bias2 = tensors(2, 2, 4, 2, 3, torch.float64)
+    bias1 = torch.randn(2, 2, 1, 1, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *t: evoformer_attention(*t[:3], t[3:]), (q, k, v, bias1, bias2))
+
+
+def test_three_biases_are_refused():
+    q, k, v, bias1, bias2 = tensors(1, 1, 4, 1, 4)
+    with pytest.raises(ValueError, match="at most 2, got 3"):
+        evoformer_attention(q, k, v, [bias1, bias2, bias2])
+    assert "evoformer_attention" in axial.operators()
+
+
+# Sweep after trifast's tests (latkins/trifast): every length from 17, error within three times plain torch's.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_length(dtype, masked):
+    for length in range(17, 200, 13 if dtype != torch.float32 else 7):
+        inputs = tensors(1, 3, length, 4, 16, dtype, mask=masked, seed=length)
+        leaves = [inputs[0], inputs[1], inputs[2], inputs[4]]
+        truth = plain(*(t.double() for t in inputs[:3]), [t.double() for t in inputs[3:]])
+        exact = torch.autograd.grad(truth.sum(), leaves)
+        results = []
+        for f in (evoformer_attention, plain):
+            out = f(*inputs[:3], inputs[3:])
+            results.append([out.detach(), *torch.autograd.grad(out.sum(), leaves)])
+        eps = torch.finfo(dtype).eps
+        for ours, theirs, t in zip(*results, [truth.detach(), *exact], strict=True):
+            error, allowed = (ours.double() - t).abs().max(), (theirs.double() - t).abs().max()
+            assert error <= 3 * (allowed + eps * t.abs().max().clamp_min(1)), (length, error, allowed)
+
+
+# Odd shapes after MegaFold's tests: lengths, widths and rows that no tile divides.
+@pytest.mark.parametrize("shape", [(1, 1, 23, 2, 8), (1, 3, 61, 4, 16), (2, 2, 127, 1, 64), (1, 5, 191, 4, 32),
+                                   (1, 2, 331, 2, 24), (1, 1, 509, 3, 48), (1, 30, 37, 8, 8)])  # fmt: skip
+def test_odd_shapes_in_half_precision(shape):
+    for dtype, atol in ((torch.float16, 1e-2), (torch.bfloat16, 2e-2)):
+        q, k, v, bias1, bias2 = tensors(*shape, dtype, mask=False)
+        leaves = (q, k, v, bias2)
+        out = evoformer_attention(q, k, v, [bias1, bias2])
+        exact = plain(q.double(), k.double(), v.double(), [bias1.double(), bias2.double()])
+        assert (out - exact).abs().max() <= atol
+        gradient = torch.randn_like(out)
+        ours = torch.autograd.grad(out, leaves, gradient)
+        theirs = torch.autograd.grad(exact, leaves, gradient.double())
+        for a, e in zip(ours, theirs, strict=True):
+            assert (a.double() - e.double()).abs().max() <= atol * e.abs().max().clamp_min(1)
