@@ -78,11 +78,28 @@ A bias_at(const AttentionBias& b, const AttentionSizes& s, const Place& place, i
 
 template <class A>
 A dot(const AttentionTensor& a, int64_t at, const AttentionTensor& b, int64_t bt, int64_t width) {
-  A sum = 0;
-  for (int64_t c = 0; c < width; ++c) {
-    sum += get<A>(a.data, a.dtype, at + c * a.col) * get<A>(b.data, b.dtype, bt + c * b.col);
-  }
-  return sum;
+  return dispatch_floating(a.dtype, "attention", [&]<class Ta>() {
+    return dispatch_floating(b.dtype, "attention", [&]<class Tb>() {
+      const Ta* left = static_cast<const Ta*>(a.data) + at;
+      const Tb* right = static_cast<const Tb*>(b.data) + bt;
+      A sum = 0;
+      for (int64_t c = 0; c < width; ++c) {
+        sum += static_cast<A>(static_cast<acc_t<Ta>>(left[c * a.col])) *
+               static_cast<A>(static_cast<acc_t<Tb>>(right[c * b.col]));
+      }
+      return sum;
+    });
+  });
+}
+
+// sum += factor * row
+template <class A>
+void add_row(A factor, const AttentionTensor& t, int64_t at, int64_t width, A* sum) {
+  dispatch_floating(t.dtype, "attention", [&]<class T>() {
+    const T* row = static_cast<const T*>(t.data) + at;
+    for (int64_t c = 0; c < width; ++c)
+      sum[c] += factor * static_cast<A>(static_cast<acc_t<T>>(row[c * t.col]));
+  });
 }
 
 // Logits of query i of a head; minus infinity where a key is not seen.
@@ -107,7 +124,7 @@ void logits_of(const AttentionInputs& in, const Place& place, int64_t head, int6
 }
 
 template <class A>
-void forward_query(const AttentionForward& p, int64_t x, int64_t head, int64_t i, A* logits) {
+void forward_query(const AttentionForward& p, int64_t x, int64_t head, int64_t i, A* logits, A* result) {
   const AttentionSizes& s = p.in.sizes;
   const Place place = place_of(s, x);
   logits_of(p.in, place, head, i, logits);
@@ -116,14 +133,13 @@ void forward_query(const AttentionForward& p, int64_t x, int64_t head, int64_t i
   const A shift = std::isinf(largest) && largest < 0 ? 0 : largest;
   for (int64_t j = 0; j < s.keys; ++j) sum += logits[j] = std::exp(logits[j] - shift);
   const int64_t kv_head = head / (s.heads / s.kv_heads), out = offset_of(p.out, s, place, i, head);
+  std::fill(result, result + s.width, A(0));
+  for (int64_t j = 0; j < s.keys; ++j) {
+    if (logits[j] == 0) continue;  // what is not seen may be anything, not a number too
+    add_row(logits[j], p.in.v, offset_of(p.in.v, s, place, j, kv_head), s.width, result);
+  }
   for (int64_t c = 0; c < s.width; ++c) {
-    A value = 0;
-    for (int64_t j = 0; j < s.keys; ++j) {
-      if (logits[j] == 0) continue;  // what is not seen may be anything, not a number too
-      value += logits[j] *
-               get<A>(p.in.v.data, p.in.v.dtype, offset_of(p.in.v, s, place, j, kv_head) + c * p.in.v.col);
-    }
-    put(p.out.data, p.out.dtype, out + c * p.out.col, sum == 0 ? A(0) : value / sum);
+    put(p.out.data, p.out.dtype, out + c * p.out.col, sum == 0 ? A(0) : result[c] / sum);
   }
   if (p.statistics == nullptr) return;
   A* statistics = static_cast<A*>(p.statistics) + ((x * s.heads + head) * s.queries + i) * 2;
@@ -134,7 +150,7 @@ void forward_query(const AttentionForward& p, int64_t x, int64_t head, int64_t i
 // fp64 or fp32 sums of one thread, and of the biases' gradients.
 template <class A>
 struct Sums {
-  A *logits, *dlogits, *dk, *dv;
+  A *logits, *dlogits, *dk, *dv, *dq;
 };
 
 template <class A>
@@ -154,11 +170,8 @@ void backward_query(const AttentionBackward& p, int64_t x, int64_t head, int64_t
     if (prob == 0) continue;
     const A dp = dot<A>(p.dout, dout, p.in.v, offset_of(p.in.v, s, place, j, kv_head), s.width);
     sums.dlogits[j] = prob * (dp - delta);
-    for (int64_t c = 0; c < s.width; ++c) {
-      sums.dv[j * s.width + c] += prob * get<A>(p.dout.data, p.dout.dtype, dout + c * p.dout.col);
-      sums.dk[j * s.width + c] += sums.dlogits[j] * static_cast<A>(p.in.scale) *
-                                  get<A>(p.in.q.data, p.in.q.dtype, q + c * p.in.q.col);
-    }
+    add_row(prob, p.dout, dout, s.width, sums.dv + j * s.width);
+    add_row(sums.dlogits[j] * static_cast<A>(p.in.scale), p.in.q, q, s.width, sums.dk + j * s.width);
     for (int b = 0; b < 2; ++b) {
       if (dbias[b] == nullptr) continue;
       const BiasExtent& e = extents[b];
@@ -167,15 +180,14 @@ void backward_query(const AttentionBackward& p, int64_t x, int64_t head, int64_t
     }
   }
   if (p.dq.data == nullptr) return;
+  std::fill(sums.dq, sums.dq + s.width, A(0));
+  for (int64_t j = 0; j < s.keys; ++j) {
+    if (sums.dlogits[j] == 0) continue;
+    add_row(sums.dlogits[j], p.in.k, offset_of(p.in.k, s, place, j, kv_head), s.width, sums.dq);
+  }
   for (int64_t c = 0; c < s.width; ++c) {
-    A value = 0;
-    for (int64_t j = 0; j < s.keys; ++j) {
-      if (sums.dlogits[j] == 0) continue;
-      value += sums.dlogits[j] *
-               get<A>(p.in.k.data, p.in.k.dtype, offset_of(p.in.k, s, place, j, kv_head) + c * p.in.k.col);
-    }
     put(p.dq.data, p.dq.dtype, offset_of(p.dq, s, place, i, head) + c * p.dq.col,
-        value * static_cast<A>(p.in.scale));
+        sums.dq[c] * static_cast<A>(p.in.scale));
   }
 }
 
@@ -223,7 +235,7 @@ void write_bias(const AttentionBias& out, const AttentionSizes& s, const BiasExt
 template <class A>
 void run_backward(const AttentionBackward& p, const ParallelFor& parallel_for) {
   const AttentionSizes& s = p.in.sizes;
-  const int64_t units = leading_count(s) * s.kv_heads, floats = 2 * s.keys * (s.width + 1);
+  const int64_t units = leading_count(s) * s.kv_heads, floats = 2 * s.keys * (s.width + 1) + s.width;
   A* at = static_cast<A*>(p.workspace);
   BiasExtent extents[2];
   A* dbias[2] = {nullptr, nullptr};
@@ -237,8 +249,9 @@ void run_backward(const AttentionBackward& p, const ParallelFor& parallel_for) {
   const bool serial = dbias[0] != nullptr || dbias[1] != nullptr;
   for_units(units, serial ? 1 : p.num_threads, parallel_for, [&](int64_t unit, int64_t slot) {
     A* mine = at + slot * floats;
-    backward_head<A>(p, unit, {mine, mine + s.keys, mine + 2 * s.keys, mine + 2 * s.keys + s.keys * s.width},
-                     extents, dbias);
+    A* dk = mine + 2 * s.keys;
+    A* dv = dk + s.keys * s.width;
+    backward_head<A>(p, unit, {mine, mine + s.keys, dk, dv, dv + s.keys * s.width}, extents, dbias);
   });
   for (int b = 0; b < 2; ++b) {
     if (dbias[b] != nullptr) write_bias<A>(p.dbias[b], s, extents[b], dbias[b]);
@@ -249,8 +262,10 @@ template <class A>
 void run_forward(const AttentionForward& p, const ParallelFor& parallel_for) {
   const AttentionSizes& s = p.in.sizes;
   for_units(leading_count(s) * s.heads, p.num_threads, parallel_for, [&](int64_t unit, int64_t slot) {
-    A* logits = static_cast<A*>(p.workspace) + slot * s.keys;
-    for (int64_t i = 0; i < s.queries; ++i) forward_query<A>(p, unit / s.heads, unit % s.heads, i, logits);
+    A* logits = static_cast<A*>(p.workspace) + slot * (s.keys + s.width);
+    for (int64_t i = 0; i < s.queries; ++i) {
+      forward_query<A>(p, unit / s.heads, unit % s.heads, i, logits, logits + s.keys);
+    }
   });
 }
 
@@ -259,12 +274,12 @@ int64_t acc_bytes(const AttentionInputs& in) { return in.q.dtype == DType::kF64 
 }  // namespace
 
 int64_t reference_workspace(const AttentionForward& p) {
-  return std::max<int64_t>(p.num_threads, 1) * p.in.sizes.keys * acc_bytes(p.in);
+  return std::max<int64_t>(p.num_threads, 1) * (p.in.sizes.keys + p.in.sizes.width) * acc_bytes(p.in);
 }
 
 int64_t reference_workspace(const AttentionBackward& p) {
   const AttentionSizes& s = p.in.sizes;
-  int64_t count = std::max<int64_t>(p.num_threads, 1) * 2 * s.keys * (s.width + 1);
+  int64_t count = std::max<int64_t>(p.num_threads, 1) * (2 * s.keys * (s.width + 1) + s.width);
   for (const AttentionBias& bias : p.dbias) count += extent_of(bias, s).count;
   return count * acc_bytes(p.in);
 }

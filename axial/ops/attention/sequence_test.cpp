@@ -154,7 +154,7 @@ TEST(SegmentAttention, RefusesWhatDoesNotFit) {
   const auto call = [](const Tensor& a, const Tensor& b, const Tensor& s) {
     return segment_attention(a, b, b, s, std::nullopt, std::nullopt);
   };
-  const auto borders = [](std::vector<int64_t> b) { return at::tensor(b, at::kLong); };
+  const auto borders = [](const std::vector<int64_t>& b) { return at::tensor(b, at::kLong); };
   EXPECT_NO_THROW(call(q, k, borders({0, 4})));
   EXPECT_THROW(call(q, k, borders({0, 3})), c10::ValueError);
   EXPECT_THROW(call(q, k, borders({1, 4})), c10::ValueError);

@@ -19,7 +19,7 @@ using testing::Tensors;
 
 constexpr bool kNone = false, kGiven = true;
 
-OpInputs inputs(std::vector<int64_t> leading, int64_t in, int64_t out, bool bias, bool residual) {
+OpInputs inputs(const std::vector<int64_t>& leading, int64_t in, int64_t out, bool bias, bool residual) {
   std::vector<int64_t> x = leading, y = leading;
   x.push_back(in), y.push_back(out);
   return {fmt::format("{} to {}{}{}", fmt::join(x, "x"), out, bias ? " bias" : "", residual ? " sum" : ""),

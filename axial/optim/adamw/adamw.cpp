@@ -35,7 +35,7 @@ void check_like(const parallel::Parameter& row, const char* what, const at::Tens
 // One kernel call: tensors of equal dtypes. Without copies copy_dtype is the dtype itself.
 struct Key {
   DType dtype, grad_dtype, copy_dtype;
-  auto operator<=>(const Key&) const = default;
+  auto operator<=>(const Key&) const = default;  // NOLINT(modernize-use-nullptr): a slip of clang-tidy 14
 };
 
 }  // namespace

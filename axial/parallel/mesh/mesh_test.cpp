@@ -52,7 +52,7 @@ TEST(Mesh, GroupsOfEverySubsetPartTheRanks) {
 
 TEST(Mesh, NamesAllNumbersThatDoNotFit) {
   try {
-    Mesh({{"data", 4}, {"tensor", 3}}, 8, 0);
+    const Mesh mesh({{"data", 4}, {"tensor", 3}}, 8, 0);
     FAIL() << "12 ranks fitted a world of 8";
   } catch (const ValueError& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr("data=4 * tensor=3"));

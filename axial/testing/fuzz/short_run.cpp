@@ -3,11 +3,11 @@
 // that never changes, so that every test run does some fuzzing. AxialUnit.cmake builds one for each
 // *_fuzz.cpp; tools/fuzz is the long, coverage-guided run. Usage: <program> [inputs [seed]].
 #include <fmt/format.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
+#include <csignal>
 #include <cstdint>
 #include <string>
 #include <string_view>

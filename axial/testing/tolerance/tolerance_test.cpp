@@ -9,7 +9,7 @@
 namespace axial::testing {
 namespace {
 
-at::Tensor of(std::vector<double> values, at::ScalarType dtype = at::kDouble) {
+at::Tensor of(const std::vector<double>& values, at::ScalarType dtype = at::kDouble) {
   return at::tensor(values, at::kDouble).to(dtype);
 }
 

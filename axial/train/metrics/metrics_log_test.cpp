@@ -72,7 +72,7 @@ TEST_F(MetricsLogTest, ResumeWithoutAFileStartsEmpty) {
   EXPECT_EQ(read_metrics(path()).size(), 1u);
 }
 
-TEST_F(MetricsLogTest, BadNamesAndDamageAreRefused) {
+TEST_F(MetricsLogTest, BadNamesAreRefusedAndDamageIsSetAside) {
   MetricsLog log = MetricsLog::create(path());
   EXPECT_THROW(log.write({1, "train", {{"step", 1.0}}}), ValueError);
   EXPECT_THROW(log.write({1, "train", {{"a", 1.0}, {"a", 2.0}}}), ValueError);
@@ -86,7 +86,9 @@ TEST_F(MetricsLogTest, BadNamesAndDamageAreRefused) {
   } catch (const ValueError& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr("metrics.jsonl:2"));
   }
-  EXPECT_THROW(MetricsLog::resume(path(), 1), ValueError);
+  MetricsLog::resume(path(), 1).write(row(2, 0.5));
+  EXPECT_EQ(read_metrics(path()).size(), 2u) << "the line before the damage and the new one";
+  EXPECT_THAT(read_file(path().string() + ".damaged"), testing::HasSubstr("not json"));
   EXPECT_THROW(MetricsLog::create(folder_ / "missing" / "metrics.jsonl"), IoError);
 }
 
