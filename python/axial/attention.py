@@ -37,6 +37,8 @@ def evoformer_attention(
     same bits from run to run and for any number of threads. Saved for backward: the inputs, the output and two
     floats per query and head. Raises ValueError naming the argument, with found and expected shapes.
     """
+    if isinstance(biases, torch.Tensor):
+        raise ValueError("[evoformer_attention] biases; expected a list of tensors, got a tensor")
     if len(biases) > 2:
         raise ValueError(f"[evoformer_attention] biases; expected at most 2, got {len(biases)}")
     bias1, bias2 = (*biases, None, None)[:2]

@@ -108,6 +108,17 @@ def test_gradcheck_with_every_bias():
     assert torch.autograd.gradcheck(lambda *t: evoformer_attention(*t[:3], t[3:]), (q, k, v, bias1, bias2))
 
 
+def test_what_would_be_silently_wrong_is_refused():
+    q, k, v, _, bias2 = tensors(1, 1, 4, 1, 4)
+    with pytest.raises(ValueError, match="expected a list of tensors"):
+        evoformer_attention(q, k, v, bias2)
+    with pytest.raises(RuntimeError, match="jvp"):
+        torch.func.jvp(lambda t: evoformer_attention(t, k.detach(), v.detach()), (q.detach(),), (q.detach(),))
+    slopes = torch.ones(1, requires_grad=True)
+    with pytest.raises(ValueError, match="alibi_slopes; expected no gradient"):
+        torch.ops.axial.attention(q, k, v, alibi_slopes=slopes)
+
+
 def test_three_biases_are_refused():
     q, k, v, bias1, bias2 = tensors(1, 1, 4, 1, 4)
     with pytest.raises(ValueError, match="at most 2, got 3"):

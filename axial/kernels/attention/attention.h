@@ -6,6 +6,7 @@
 //   p = softmax over the keys j that i sees,  out[i] = sum_j p[i, j] v[j]
 // A key is not seen outside of [key_begin[i], key_end[i]), in blocks that the block mask leaves out, and
 // where its logit is minus infinity; a bias equal to its dtype's lowest value counts as minus infinity.
+// Keys and values that some query of the call sees must be finite: others of its tile meet them times 0.
 // A query that sees no key has output 0, statistics (-inf, 0) and gives no gradient.
 // Dao et al., 2022 (tiles, recomputed probabilities); Rabe and Staats, 2021; biases: Jumper et al., 2021.
 #pragma once

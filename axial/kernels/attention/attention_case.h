@@ -274,6 +274,9 @@ inline std::vector<AttentionShape> attention_shapes() {
   grouped.kv_heads = 1;
   grouped.leading = {};
   all.push_back(grouped);
+  grouped = with_bias(shape("grouped heads, one bias in many stripes", {}, 150, 2000, 2, 8), "qk");
+  grouped.kv_heads = 1;
+  all.push_back(grouped);
   AttentionShape masked = with_bias(shape("masked", {1, 3}, 40, 140, 2, 16), "xk", "0hqk");
   masked.masked = 0.3;
   all.push_back(masked);

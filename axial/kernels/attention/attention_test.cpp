@@ -143,5 +143,46 @@ TEST(Attention, BitwiseEqualForAnyNumberOfThreads) {
   }
 }
 
+// An MSA row of `rows` x 384 with 8 heads of 8, as AlphaFold's extra MSA: both biases, every gradient.
+AttentionBackward extra_msa(int64_t rows) {
+  constexpr int64_t kLength = 384, kHeads = 8, kWidth = 8;
+  static char something;
+  AttentionBackward p;
+  p.in.sizes = {.num_leading = 2,
+                .leading = {1, rows},
+                .queries = kLength,
+                .keys = kLength,
+                .heads = kHeads,
+                .kv_heads = kHeads,
+                .width = kWidth};
+  AttentionTensor tensor{.data = &something, .row = kHeads * kWidth, .head = kWidth};
+  tensor.leading[1] = kLength * kHeads * kWidth;
+  p.in.q = p.in.k = p.in.v = p.out = p.dout = p.dq = p.dk = p.dv = tensor;
+  p.in.bias[0] = {.data = &something, .key = 1};
+  p.in.bias[0].leading[1] = kLength;
+  p.in.bias[1] = {.data = &something, .head = kLength * kLength, .query = kLength, .key = 1};
+  p.dbias[0] = p.in.bias[0];
+  p.dbias[1] = p.in.bias[1];
+  p.num_threads = 2;
+  return p;
+}
+
+TEST(Attention, WorkspaceIsAFewSplitsOfTheGradients) {
+  const AttentionForward few{.in = extra_msa(64).in, .num_threads = 2};
+  const AttentionForward many{.in = extra_msa(5120).in, .num_threads = 2};
+  EXPECT_EQ(workspace_bytes(few), workspace_bytes(many));
+  EXPECT_LT(workspace_bytes(many), 2 << 20);
+  const int64_t one_split = 4 * 8 * 384 * 384, mask = 4 * 5120 * 8 * 384, threads = 2 * (2 << 20);
+  EXPECT_LT(workspace_bytes(extra_msa(5120)), 8 * one_split + mask + threads);
+  EXPECT_GT(int64_t{4} * 5120 * 8 * 384 * 384, 100 * workspace_bytes(extra_msa(5120))) << "the logits alone";
+}
+
+// More keys than P and dP are kept for: delta comes from the output.
+TEST(Attention, MoreKeysThanAreKeptWhole) {
+  AttentionShape shape{
+      .name = "4200 keys", .leading = {}, .queries = 5, .keys = 4200, .heads = 1, .kv_heads = 1, .width = 8};
+  check_shape(test::with_bias(shape, "k", "hqk"), DType::kF32);
+}
+
 }  // namespace
 }  // namespace axial::kernels

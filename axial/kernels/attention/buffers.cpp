@@ -16,7 +16,7 @@ TermBuffers::TermBuffers(const AttentionInputs& in, const Plan& plan, int64_t ke
     if (plan.stripe == 0) block[b] = pieces.take(key_block * kMaxTile);
   }
   if (by_key) key_bias = pieces.take(padded_keys);
-  if (in.slopes != nullptr) key_position = pieces.take(key_block);
+  if (in.slopes != nullptr) key_position = pieces.take(2 * key_block);
   if (in.mask.query_block > 0) mask = pieces.take(key_block * kMaxTile);
   if (dense) rows = pieces.take(key_block * kMaxTile);
 }

@@ -29,7 +29,7 @@ struct TermBuffers {
   float* stripe[2] = {};          ///< [stripe / Q, Jp, Q] packed dense biases that stay
   float* block[2] = {};           ///< [key_block, Q] of dense biases that pass
   float* key_bias = nullptr;      ///< [Jp]
-  float* key_position = nullptr;  ///< [key_block]
+  float* key_position = nullptr;  ///< [2, key_block]
   float* mask = nullptr;          ///< [key_block, Q]
   float* rows = nullptr;          ///< [Q, key_block] before it is turned
   int64_t padded_keys = 0;        ///< Jp

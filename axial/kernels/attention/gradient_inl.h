@@ -35,6 +35,8 @@ template <ScoreMode kMode, bool kMasked>
 void probability_block(const BackwardBuffers& b, const QueryTile& tile, const Terms& terms, int64_t first_key,
                        float scale, float* p, float* dp, TileState& state) {
   const Floats scales = hn::Set(FloatTag(), scale);
+  Floats products[kVectors] = {hn::Zero(FloatTag()),
+                               hn::Zero(FloatTag())};  // of the block: long sums round more
   const float *k = b.k + first_key * b.width, *values = b.v + first_key * b.width;
   for (int64_t r0 = 0; r0 < kBackwardKeys; r0 += kRows, p += kRows * kQueries, dp += kRows * kQueries) {
     Block<kVectors> block;
@@ -58,10 +60,11 @@ void probability_block(const BackwardBuffers& b, const QueryTile& tile, const Te
       for (int v = 0; v < kVectors; ++v) {
         const int64_t at = r * kQueries + v * kLanes;
         store_floats(block.at[r][v], dp + at);
-        state.products[v] = hn::MulAdd(load_floats(p + at), block.at[r][v], state.products[v]);
+        products[v] = hn::MulAdd(load_floats(p + at), block.at[r][v], products[v]);
       }
     }
   }
+  for (int v = 0; v < kVectors; ++v) state.products[v] = hn::Add(state.products[v], products[v]);
 }
 
 // dP becomes dS, and the biases take their part of it.

@@ -140,9 +140,10 @@ HWY_INLINE QueryTile query_tile(const AttentionInputs& in, const Plan& plan, con
     tile.begin[lane] = static_cast<int32_t>(keys.begin);
     tile.end[lane] = static_cast<int32_t>(keys.end);
     tile.query_bias[lane] = 0;
-    tile.position[lane] = 0;
+    tile.position[0][lane] = tile.position[1][lane] = 0;
     if (in.slopes != nullptr) {
-      tile.position[lane] = static_cast<float>(attention::q_position_of(in, head.place, query) - tile.base);
+      const int64_t position = attention::q_position_of(in, head.place, query) - tile.base;
+      for (int part = 0; part < 2; ++part) tile.position[part][lane] = position_part(position, part);
     }
     if (!keys.empty()) {
       tile.any = {std::min(tile.any.begin, keys.begin), std::max(tile.any.end, keys.end)};
@@ -188,10 +189,16 @@ HWY_INLINE void for_blocks(const AttentionInputs& in, const Head& head, const Qu
     if (b.key_bias != nullptr) terms.key_bias = b.key_bias + key;
     if (in.slopes != nullptr) {
       for (int64_t j = keys.begin; j < keys.end; ++j) {
-        b.key_position[j - key] = static_cast<float>(attention::k_position_of(in, head.place, j) - tile.base);
+        const int64_t position = attention::k_position_of(in, head.place, j) - tile.base;
+        for (int part = 0; part < 2; ++part)
+          b.key_position[part * kKeys + j - key] = position_part(position, part);
       }
-      std::fill(b.key_position + (keys.end - key), b.key_position + kKeys, 0.0f);
+      for (int part = 0; part < 2; ++part) {
+        float* at = b.key_position + part * kKeys;
+        std::fill(at + (keys.end - key), at + kKeys, 0.0f);
+      }
       terms.key_position = b.key_position;
+      terms.key_position_pitch = kKeys;
     }
     if (cover == Cover::kSome) {
       pack_mask(in, queries, keys, b.mask);

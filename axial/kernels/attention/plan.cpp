@@ -7,9 +7,11 @@
 namespace axial::kernels::attention {
 namespace {
 
-constexpr int64_t kStripeFloats = 128 * 1024;  // of packed bias per thread: half of a second-level cache
-constexpr int64_t kForwardPart = 256;          // queries over which packing K and V pays
-constexpr int64_t kForwardUnits = 64;          // enough to share out evenly
+constexpr int64_t kForwardStripe =
+    128 * 1024;  // floats of packed bias per thread: half of a second-level cache
+constexpr int64_t kBackwardStripe = 256 * 1024;  // more: with one stripe dK and dV need no shares
+constexpr int64_t kForwardPart = 256;            // queries over which packing K and V pays
+constexpr int64_t kForwardUnits = 64;            // enough to share out evenly
 constexpr int64_t kBackwardUnits = 32;
 constexpr int64_t kBackwardPart = 128;
 
@@ -60,8 +62,9 @@ Plan cut_dims(const AttentionInputs& in, const AttentionBias (&gradients)[2], bo
   return plan;
 }
 
-int64_t stripe_of(const AttentionSizes& sizes, int64_t least) {
-  const int64_t fits = kStripeFloats / round_up(std::max<int64_t>(sizes.keys, 1), kForwardKeys);
+int64_t stripe_of(const AttentionSizes& sizes, int64_t floats) {
+  constexpr int64_t least = 2 * kMaxTile;
+  const int64_t fits = floats / round_up(std::max<int64_t>(sizes.keys, 1), kForwardKeys);
   return std::min(std::max(fits / kMaxTile * kMaxTile, least), round_up(sizes.queries, kMaxTile));
 }
 
@@ -86,7 +89,7 @@ Plan plan_forward(const AttentionInputs& in) {
   Plan plan = cut_dims(in, {}, stays);
   const int64_t queries = round_up(in.sizes.queries, kMaxTile);
   plan.part = std::min(queries, kForwardPart);
-  if (stays) plan.stripe = plan.part = stripe_of(in.sizes, 2 * kMaxTile);
+  if (stays) plan.stripe = plan.part = stripe_of(in.sizes, kForwardStripe);
   plan.query_parts = plan.part == 0 ? 0 : ceil_div(in.sizes.queries, plan.part);
   const int64_t wanted = ceil_div(kForwardUnits, std::max<int64_t>(plan.own * plan.query_parts, 1));
   plan.splits = std::max<int64_t>(1, std::min({wanted, plan.walk, kMaxSplits}));
@@ -99,7 +102,7 @@ Plan plan_backward(const AttentionBackward& params) {
   Plan plan = cut_dims(params.in, params.dbias, stays);
   const int64_t wanted = ceil_div(kBackwardUnits, std::max<int64_t>(plan.own, 1));
   plan.splits = std::max<int64_t>(1, std::min({wanted, plan.walk, kMaxSplits}));
-  if (stays) plan.stripe = stripe_of(sizes, 2 * kMaxTile);
+  if (stays) plan.stripe = stripe_of(sizes, kBackwardStripe);
   const int64_t most = std::min(ceil_div(sizes.queries, kBackwardPart), kMaxSplits);
   const int64_t parts = std::max<int64_t>(1, std::min(ceil_div(wanted, plan.splits), most));
   plan.part = round_up(ceil_div(sizes.queries, parts), plan.stripe > 0 ? plan.stripe : kMaxTile);

@@ -19,6 +19,9 @@ inline constexpr int64_t kForwardKeys = 64;  ///< keys of a block
 inline constexpr int64_t kBackwardKeys = 32;
 inline constexpr int64_t kWidthStep = 16;  ///< padding of D
 inline constexpr int64_t kMaxSplits = 8;
+inline constexpr int kPositionBits =
+    20;  ///< of the low part of a position, exact in fp32 as is the high part
+inline constexpr float kPositionStep = 1 << kPositionBits;
 inline constexpr int kMaxDims = kMaxLeading + 1;
 
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }

@@ -218,8 +218,11 @@ void backward_head(const AttentionBackward& p, int64_t unit, const Sums<A>& sums
 
 template <class A>
 void write_bias(const AttentionBias& out, const AttentionSizes& s, const BiasExtent& e, const A* sums) {
-  for (int64_t x = 0; x < leading_count(s); ++x) {
-    const Place place = place_of(s, x);
+  AttentionSizes some = s;  // a bias that is broadcast over an empty dim has elements all the same
+  for (int64_t& n : some.leading) n = std::max<int64_t>(n, 1);
+  if (e.count == 0) return;
+  for (int64_t x = 0; x < leading_count(some); ++x) {
+    const Place place = place_of(some, x);
     const int64_t from = leading_offset(e.leading, place, s.num_leading);
     for (int64_t h = 0; h < (e.head == 0 ? 1 : s.heads); ++h) {
       for (int64_t i = 0; i < (e.query == 0 ? 1 : s.queries); ++i) {

@@ -45,18 +45,25 @@ struct QueryTile {
   HWY_ALIGN int32_t begin[kQueries];  // per query; lanes beyond `count` repeat the first
   HWY_ALIGN int32_t end[kQueries];
   HWY_ALIGN float query_bias[kQueries];
-  HWY_ALIGN float position[kQueries];  // relative to `base`
+  HWY_ALIGN float position[2][kQueries];  // relative to `base`: low and high part
   bool has_query_bias = false;
   float slope = 0;
   int64_t base = 0;
 };
 
+/// The low or high part of a position.
+HWY_INLINE float position_part(int64_t position, int part) {
+  const int64_t high = position >> attention::kPositionBits;
+  return static_cast<float>(part == 1 ? high : position - (high << attention::kPositionBits));
+}
+
 /// What is added to the logits of one block of keys.
 struct Terms {
   const float* dense[2] = {nullptr, nullptr};  // [keys][kQueries]
   const float* key_bias = nullptr;             // [keys]
-  const float* key_position = nullptr;         // [keys], relative to the tile's base
-  const float* mask = nullptr;                 // [keys][kQueries], 0 or minus infinity
+  const float* key_position = nullptr;         // [2][keys], relative to the tile's base: low and high part
+  int64_t key_position_pitch = 0;
+  const float* mask = nullptr;  // [keys][kQueries], 0 or minus infinity
 };
 
 enum class ScoreMode { kPlain, kDense, kDenseKey, kGeneral };
@@ -84,8 +91,12 @@ HWY_INLINE Floats finish_score(Floats product, Floats scale, const QueryTile& ti
   if (terms.dense[1]) bias = hn::Add(bias, load_floats(terms.dense[1] + at));
   if (tile.has_query_bias) bias = hn::Add(bias, load_floats(tile.query_bias + v * kLanes));
   if (terms.key_position) {
-    const Floats distance =
-        hn::Sub(broadcast(terms.key_position + key), load_floats(tile.position + v * kLanes));
+    // Both differences are exact, so the distance is rounded once, however far apart the positions are.
+    const auto apart = [&](int part) HWY_ATTR {
+      const float* at_key = terms.key_position + part * terms.key_position_pitch + key;
+      return hn::Sub(broadcast(at_key), load_floats(tile.position[part] + v * kLanes));
+    };
+    const Floats distance = hn::MulAdd(apart(1), hn::Set(d, attention::kPositionStep), apart(0));
     bias = hn::MulAdd(hn::Set(d, tile.slope), distance, bias);
   }
   if (terms.mask) bias = hn::Add(bias, load_floats(terms.mask + at));

@@ -80,7 +80,8 @@ HWY_INLINE void update_softmax(float* scores, const Floats (&largest)[kVectors],
       }
     }
   }
-  for (int v = 0; v < kVectors; ++v) sum[v] = state.sum[v];
+  // A block is summed by itself first: long running sums round more.
+  for (int v = 0; v < kVectors; ++v) sum[v] = hn::Zero(d);
   for (int64_t key = 0; key < kForwardKeys; ++key) {
     for (int v = 0; v < kVectors; ++v) {
       float* at = scores + key * kQueries + v * kLanes;
@@ -89,7 +90,7 @@ HWY_INLINE void update_softmax(float* scores, const Floats (&largest)[kVectors],
       store_floats(p, at);
     }
   }
-  for (int v = 0; v < kVectors; ++v) state.sum[v] = sum[v];
+  for (int v = 0; v < kVectors; ++v) state.sum[v] = hn::Add(state.sum[v], sum[v]);
 }
 
 // out[column][query] += v^T p

@@ -96,19 +96,38 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
   return {out, rows};
 }
 
+void check_backward(const AttentionArguments& a, const Tensor& grad, const Tensor& out,
+                    const Tensor& statistics, const Mask& mask) {
+  check_attention(a);
+  AXIAL_OP_CHECK((a.bias1 || !mask[3]) && (a.bias2 || !mask[4]), kOp,
+                 "mask; expected no gradient of a bias that is not there");
+  AXIAL_OP_CHECK(grad.sym_sizes() == a.q.sym_sizes() && out.sym_sizes() == a.q.sym_sizes(), kOp,
+                 "grad and out; expected the shape of q {}, got {} and {}", shape_text(a.q), shape_text(grad),
+                 shape_text(out));
+  AXIAL_OP_CHECK(statistics.dim() == a.q.dim() && statistics.is_contiguous() &&
+                     statistics.sym_numel() * a.q.sym_size(-1) == a.q.sym_numel() * 2 &&
+                     statistics.scalar_type() == accumulate_type(a.q.scalar_type()),
+                 kOp, "statistics; expected what attention_forward gave for q {}, got {}", shape_text(a.q),
+                 shape_text(statistics));
+}
+
 Gradients backward(const Tensor& grad, const Tensor& out, const Tensor& statistics, const Tensor& q,
                    const Tensor& k, const Tensor& v, const OptionalTensor& bias1, const OptionalTensor& bias2,
                    const Pattern& pattern, at::IntArrayRef numbers, double scale, Mask mask) {
+  const AttentionArguments args{q, k, v, bias1, bias2, pattern_of(pattern, numbers), scale};
+  check_backward(args, grad, out, statistics, mask);
   const auto like = [](const Tensor& t) { return at::empty_symint(t.sym_sizes(), t.options()); };
   const Tensor dq = mask[0] ? like(q) : Tensor(), dk = mask[1] ? like(k) : Tensor(),
                dv = mask[2] ? like(v) : Tensor();
   const Tensor db1 = mask[3] ? like(*bias1) : Tensor(), db2 = mask[4] ? like(*bias2) : Tensor();
   if (has_symbolic_sizes(q)) return {dq, dk, dv, db1, db2};
 
-  AttentionProblem problem({q, k, v, bias1, bias2, pattern_of(pattern, numbers), scale});
+  // A gradient in another order of many leading dims would not merge with the rest.
+  const Tensor dout = grad.dim() - 3 > kernels::kMaxLeading ? grad.contiguous() : grad;
+  AttentionProblem problem(args);
   kernels::AttentionBackward params;
   problem.bind(out, params.out);
-  problem.bind(grad, params.dout);
+  problem.bind(dout, params.dout);
   if (mask[0]) problem.bind(dq, params.dq);
   if (mask[1]) problem.bind(dk, params.dk);
   if (mask[2]) problem.bind(dv, params.dv);
@@ -172,9 +191,11 @@ struct Attention : torch::autograd::Function<Attention> {
 };
 
 bool wants_gradient(const AttentionArguments& a) {
-  const auto wants = [](const OptionalTensor& t) { return t && t->requires_grad(); };
-  return at::GradMode::is_enabled() && (a.q.requires_grad() || a.k.requires_grad() || a.v.requires_grad() ||
-                                        wants(a.bias1) || wants(a.bias2));
+  // A forward-mode tangent goes the same way: Function refuses it aloud.
+  const auto wants = [](const Tensor& t) { return t.requires_grad() || t._fw_grad(0).defined(); };
+  const auto wants_bias = [&](const OptionalTensor& t) { return t && wants(*t); };
+  return at::GradMode::is_enabled() &&
+         (wants(a.q) || wants(a.k) || wants(a.v) || wants_bias(a.bias1) || wants_bias(a.bias2));
 }
 
 enum class Layer { kBackend, kAutograd, kAutocast };

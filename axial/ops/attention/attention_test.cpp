@@ -3,6 +3,7 @@
 #include "axial/ops/attention/attention.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -215,6 +216,69 @@ TEST(AttentionOp, ManyRows) {
   const Tensor ours = torch::autograd::grad({out.sum()}, {bias})[0];
   const Tensor theirs = torch::autograd::grad({expected.to(at::kDouble).sum()}, {bias})[0];
   EXPECT_LE((ours - theirs).abs().max().item<double>(), 1e-2);
+}
+
+TEST(AttentionOp, PositionsFarApartKeepTheirDistance) {
+  for (const int64_t far : {int64_t{1} << 24, int64_t{1000000007}, int64_t{1} << 40}) {
+    Tensor positions = at::arange(20, at::kLong).mul_(7).add_(far);
+    positions[0].fill_(0);
+    AttentionPattern pattern;
+    pattern.causal = true;
+    pattern.q_positions = pattern.k_positions = positions;
+    pattern.alibi_slopes = at::tensor(std::vector<double>{0.5, 0.25}, at::kFloat);
+    const Tensor q = random_normal({20, 2, 8}, at::kDouble, "q");
+    const Tensor exact = attention(q, q, q, std::nullopt, std::nullopt, pattern);
+    const Tensor single = q.to(at::kFloat);
+    const Tensor out = attention(single, single, single, std::nullopt, std::nullopt, pattern);
+    EXPECT_LE((out - exact).abs().max().item<double>(), 1e-5) << far;
+  }
+}
+
+TEST(AttentionOp, SizesBeyondAnyLengthMeanAll) {
+  const Tensor q = random_normal({5, 2, 8}, at::kFloat, "q");
+  const Tensor all = attention(q, q, q, std::nullopt, std::nullopt);
+  AttentionPattern pattern;
+  pattern.window = pattern.query_block = pattern.key_block = std::numeric_limits<int64_t>::max();
+  EXPECT_TRUE(at::equal(attention(q, q, q, std::nullopt, std::nullopt, pattern), all));
+  pattern.mask_rows = at::tensor(std::vector<int64_t>{0, 1}, at::kLong);
+  pattern.mask_columns = at::zeros({1}, at::kLong);
+  EXPECT_TRUE(at::equal(attention(q, q, q, std::nullopt, std::nullopt, pattern), all));
+  pattern.mask_rows = at::zeros({1}, at::kLong);
+  EXPECT_THAT(refusal([&] { attention(q, q, q, {}, {}, pattern); }), HasSubstr("mask_rows; expected [2]"));
+}
+
+TEST(AttentionOp, ABiasOfNoRowsHasAGradientOfZero) {
+  for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
+    const Tensor q = at::zeros({0, 9, 4, 8}, type), k = at::zeros({0, 11, 2, 8}, type);
+    const Tensor bias = at::zeros({4, 9, 11}, type).requires_grad_();
+    const Tensor grad = torch::autograd::grad({attention(q, k, k, bias, std::nullopt).sum()}, {bias})[0];
+    EXPECT_TRUE(at::equal(grad, at::zeros_like(grad)));
+  }
+}
+
+TEST(AttentionOp, TheBackwardOpChecksWhatItIsGiven) {
+  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("axial::attention_backward", "");
+  const Tensor q = at::zeros({2, 3, 1, 8});
+  const auto call = [&](const Tensor& grad, const Tensor& statistics, bool bias) {
+    torch::jit::Stack stack{grad,
+                            q,
+                            statistics,
+                            q,
+                            q,
+                            q,
+                            c10::IValue(),
+                            c10::IValue(),
+                            c10::List<std::optional<Tensor>>(std::vector<std::optional<Tensor>>(8)),
+                            std::vector<int64_t>{0, 0, 64, 64},
+                            1.0,
+                            c10::List<bool>({true, true, true, bias, false})};
+    return refusal([&] { op.callBoxed(stack); });
+  };
+  const Tensor statistics = at::zeros({2, 1, 3, 2});
+  EXPECT_EQ(call(q, statistics, false), "not refused");
+  EXPECT_THAT(call(q, statistics, true), HasSubstr("no gradient of a bias that is not there"));
+  EXPECT_THAT(call(at::zeros({1, 3, 1, 8}), statistics, false), HasSubstr("expected the shape of q"));
+  EXPECT_THAT(call(q, at::zeros({1}), false), HasSubstr("statistics; expected"));
 }
 
 }  // namespace

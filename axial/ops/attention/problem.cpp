@@ -2,6 +2,8 @@
 // Checks and parameters of problem.h.
 #include "axial/ops/attention/problem.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -85,6 +87,8 @@ void check_pattern(const AttentionArguments& a) {
                                      p.alibi_slopes->sym_size(0) == a.q.sym_size(-2)),
                  kOp, "alibi_slopes; expected one slope per query head, [{}], got {}",
                  c10::str(a.q.sym_size(-2)), p.alibi_slopes ? shape_text(*p.alibi_slopes) : "");
+  AXIAL_OP_CHECK(!p.alibi_slopes || !p.alibi_slopes->requires_grad() || !at::GradMode::is_enabled(), kOp,
+                 "alibi_slopes; expected no gradient to be wanted, got requires_grad");
   AXIAL_OP_CHECK(p.mask_rows.has_value() == p.mask_columns.has_value(), kOp,
                  "block mask; expected mask_rows and mask_columns, got one of them");
   AXIAL_OP_CHECK(!p.mask_rows || (p.query_block > 0 && p.key_block > 0 && p.mask_rows->dim() == 1 &&
@@ -200,6 +204,7 @@ void AttentionProblem::bind_intervals(const AttentionPattern& p) {
   if (p.key_end) bind_index(*p.key_end, in.sizes.queries, "key_end", in.key_end);
   if (!p.segments && !p.causal && p.window == 0) return;
   const int64_t queries = in.sizes.queries, keys = in.sizes.keys;
+  const int64_t window = std::min(p.window, queries + keys);  // farther than anything lies
   std::vector<int64_t> borders{0, keys};
   if (p.segments) {
     AXIAL_OP_CHECK(p.segments->is_cpu(), kOp, "segments; expected on the host, got {}",
@@ -211,8 +216,8 @@ void AttentionProblem::bind_intervals(const AttentionPattern& p) {
     const int64_t position = i + keys - queries;
     while (segment + 2 < borders.size() && position >= borders[segment + 1]) ++segment;
     const int64_t begin = borders[segment], end = borders[segment + 1];
-    begin_.push_back(p.window > 0 ? std::max(begin, position - p.window) : begin);
-    const int64_t last = p.window > 0 ? std::min(end, position + p.window + 1) : end;
+    begin_.push_back(window > 0 ? std::max(begin, position - window) : begin);
+    const int64_t last = window > 0 ? std::min(end, position + window + 1) : end;
     end_.push_back(p.causal ? std::min(last, position + 1) : last);
   }
   in.key_begin.data = begin_.data();
@@ -220,11 +225,11 @@ void AttentionProblem::bind_intervals(const AttentionPattern& p) {
 }
 
 void AttentionProblem::bind_mask(const AttentionPattern& p) {
-  in.mask.query_block = p.query_block;
-  in.mask.key_block = p.key_block;
+  in.mask.query_block = std::min(p.query_block, std::max<int64_t>(in.sizes.queries, 1));
+  in.mask.key_block = std::min(p.key_block, std::max<int64_t>(in.sizes.keys, 1));
   if (meta_) return;
-  const int64_t rows = (in.sizes.queries + p.query_block - 1) / p.query_block;
-  const int64_t columns = (in.sizes.keys + p.key_block - 1) / p.key_block;
+  const int64_t rows = (in.sizes.queries + in.mask.query_block - 1) / in.mask.query_block;
+  const int64_t columns = (in.sizes.keys + in.mask.key_block - 1) / in.mask.key_block;
   const at::Tensor begin = p.mask_rows->to(at::kCPU, at::kLong).contiguous();
   const at::Tensor column = p.mask_columns->to(at::kCPU, at::kLong).contiguous();
   kept_.insert(kept_.end(), {begin, column});

@@ -60,6 +60,8 @@ def DS4Sci_EvoformerAttention(  # noqa: N802  the name that others import
     Beyond DeepSpeed's: any length (it needs more than 16), any D, float32 and float64, Lq unlike Lk, biases broadcast
     over B, every gradient bitwise repeatable, CPU.
     """
+    if isinstance(biases, torch.Tensor):
+        raise ValueError("[DS4Sci_EvoformerAttention] biases; expected a list of tensors, got a tensor")
     if len(biases) > 2:
         raise ValueError(f"[DS4Sci_EvoformerAttention] biases; expected at most 2, got {len(biases)}")
     bias1, bias2 = (*biases, None, None)[:2]
