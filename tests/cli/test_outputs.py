@@ -215,6 +215,8 @@ def test_results_do_not_replace_parts_of_the_model(axial, trained):
     for name in ["recipe.yaml", "metrics.jsonl", "loss.svg"]:
         done = axial("generate", trained[0], "--count", "1", "--out", trained[0] / name, check=False)
         assert done.returncode != 0 and "belongs to the model" in done.stderr
+        done = axial("eval", trained[0], "--json", trained[0] / name, check=False)
+        assert done.returncode != 0 and "belongs to the model" in done.stderr
     assert files_of(trained[0]) == before
 
 
@@ -250,12 +252,13 @@ def test_sizes_that_no_machine_has_are_refused(axial, trained, test_recipe, tmp_
 def test_a_damaged_log_does_not_stop_a_run(axial, trained, test_recipe, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained[0], run)
-    with (run / "metrics.jsonl").open("a") as log:
-        log.write("garbage\n")
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join([*lines[:3], "garbage\n", *lines[3:]]))
     done = axial("train", test_recipe, "--data", trained[1], "--out", run, "--set", "train.steps=22")
     assert "metrics.jsonl.damaged" in done.stderr
     assert "garbage" in (run / "metrics.jsonl.damaged").read_text()
-    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 22
+    after = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert after[: len(lines)] == lines and json.loads(after[-1])["step"] == 22
 
 
 def test_a_link_to_nothing_is_told_as_one(axial, trained, tmp_path):

@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 
 #include "axial/core/check/check.h"
@@ -129,9 +131,13 @@ void check_is_no_model_file(const std::filesystem::path& out, const std::filesys
   const std::filesystem::path file = std::filesystem::canonical(out, none);
   const bool inside = file.string().starts_with(folder);
   const auto& name = file.filename().string();
-  const bool part = name == train::kRecipeFile || name == "metrics.jsonl" || name == "loss.svg" ||
-                    file.extension() == ".safetensors" || file.extension() == ".json" ||
-                    name.starts_with("events.out.tfevents");
+  constexpr std::array<std::string_view, 9> kParts{
+      "metrics.jsonl",        "loss.svg",    "index.json",
+      "checkpoints.json",     "config.json", "model.safetensors.index.json",
+      "axial_tokenizer.json", "lock",        "generation_config.json"};
+  const bool part = name == train::kRecipeFile ||
+                    std::find(kParts.begin(), kParts.end(), name) != kParts.end() ||
+                    file.extension() == ".safetensors" || name.starts_with("events.out.tfevents");
   AXIAL_CHECK(!inside || !part, "out", "'{}' belongs to the model; expected another name for the results",
               out.string());
 }

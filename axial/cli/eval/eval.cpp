@@ -8,6 +8,7 @@
 #include "axial/cli/common/model_arguments.h"
 #include "axial/cli/common/registry.h"
 #include "axial/core/check/check.h"
+#include "axial/core/file/atomic_writer.h"
 #include "axial/core/file/file.h"
 #include "axial/core/log/log.h"
 #include "axial/core/progress/progress.h"
@@ -33,7 +34,7 @@ struct Arguments {
   int64_t batch = 8;
   int64_t max_order = 6;
   fs::path truth;
-  fs::path json;
+  std::optional<fs::path> json;
 };
 
 // The run folder that a path lies in: itself, or the owner of a checkpoint. Empty when there is none.
@@ -185,9 +186,14 @@ void draw_curve(const fs::path& run_folder, const data::BaselineTable& table, bo
 }
 
 int run(const Arguments& arguments) {
-  if (!arguments.json.empty()) output_target(arguments.json);
-  if (!arguments.data.empty()) check_is_no_input(arguments.json, arguments.data);
-  if (!arguments.validation_data.empty()) check_is_no_input(arguments.json, arguments.validation_data);
+  std::optional<AtomicWriter> json;  // opened before the work, so that it is not done in vain
+  if (arguments.json) {
+    if (!arguments.data.empty()) check_is_no_input(*arguments.json, arguments.data);
+    if (!arguments.validation_data.empty()) check_is_no_input(*arguments.json, arguments.validation_data);
+    check_is_no_model_file(*arguments.json, arguments.model.path);
+    make_parent(*arguments.json);
+    json.emplace(*arguments.json);
+  }
   train::LoadedModel loaded = arguments.model.load();
   const fs::path run_folder = run_folder_of(arguments.model.path);
   const Question question = question_of(arguments, run_folder, loaded);
@@ -208,11 +214,11 @@ int run(const Arguments& arguments) {
                 row.name, row.tokens, tokens);
   }
   fmt::print("\n{}: {} validation tokens\n{}\n", loaded.source, tokens, table.render());
-  if (!arguments.json.empty()) {
+  if (json) {
     nlohmann::json report{{"source", loaded.source}, {"tokens", tokens}, {"rows", nlohmann::json::array()}};
     for (const BaselineRow& row : table.rows) report["rows"].push_back(to_json(row));
-    make_parent(arguments.json);
-    write_file_atomically(arguments.json, report.dump(1) + "\n");
+    json->write(report.dump(1) + "\n");
+    json->commit();
   }
   draw_curve(run_folder, table, is_own_data(loaded, genomes.report));
   return 0;

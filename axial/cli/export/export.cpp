@@ -4,6 +4,7 @@
 
 #include "axial/cli/common/model_arguments.h"
 #include "axial/cli/common/registry.h"
+#include "axial/core/check/check.h"
 #include "axial/train/hugging_face/hugging_face.h"
 
 namespace axial::cli {
@@ -16,6 +17,7 @@ struct Arguments {
 };
 
 int run(const Arguments& arguments) {
+  AXIAL_CHECK(!arguments.out.empty(), "export", "--out; expected the name of a folder, got none");
   const train::LoadedModel loaded = arguments.model.load();
   train::HuggingFaceOptions options = arguments.options;
   options.source = arguments.model.path;

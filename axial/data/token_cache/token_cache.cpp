@@ -8,6 +8,7 @@
 #include <xxhash.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -160,12 +161,29 @@ std::optional<fs::path> temporary_in(const fs::path& folder, const std::string& 
   }
 }
 
-// What builders of this cache left behind that were killed; the lock says that none is at work.
+// Whether a builder of the cache `key` is at work; the lock of one that was killed is removed.
+bool is_being_built(const fs::path& folder, const std::string& key) {
+  const int fd = ::open((folder / (key + ".lock")).c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) return false;
+  const bool busy = ::flock(fd, LOCK_EX | LOCK_NB) != 0;
+  if (!busy) ::unlink((folder / (key + ".lock")).c_str());
+  ::close(fd);
+  return busy;
+}
+
+// What builders left behind that were killed: of this cache, whose lock we hold, and of any that no one
+// builds.
 void remove_left_over(const fs::path& folder, const std::string& key, const fs::path& own) {
   std::error_code error;
   for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
     const std::string name = at->path().filename().string();
-    if (name.starts_with(key + ".tmp-") && at->path() != own) ::unlink(at->path().c_str());
+    const size_t dot = name.find(".tmp-");
+    if (dot == std::string::npos || at->path() == own) continue;
+    const std::string other = name.substr(0, dot);
+    // A builder of another cache that is just starting may hold no lock yet, but its file is young.
+    const auto age = fs::file_time_type::clock::now() - fs::last_write_time(at->path(), error);
+    const bool old = !error && age > std::chrono::minutes(10);
+    if (other == key || (old && !is_being_built(folder, other))) ::unlink(at->path().c_str());
   }
 }
 

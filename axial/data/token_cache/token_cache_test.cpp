@@ -135,6 +135,23 @@ TEST(TokenCache, ErrorsLeaveNothingBehind) {
   for (const auto& entry : fs::directory_iterator(cache)) EXPECT_TRUE(entry.is_directory()) << entry.path();
 }
 
+TEST(TokenCache, WhatKilledBuildersLeftGoes) {
+  const TempFolder folder;
+  const auto files = two_files(folder);
+  const auto tokenizer = make_tokenizer({});
+  const fs::path cache = folder.path() / "cache";
+  const std::string key = open_token_store(files, *tokenizer, cache.string()).path.stem();
+  fs::remove(cache / (key + ".tokens"));
+  const fs::path own = folder.write("cache/" + key + ".tmp-host-1-0", "part");
+  const fs::path old = folder.write("cache/other.tmp-host-1-0", "part");
+  const fs::path lock = folder.write("cache/other.lock", "");
+  const fs::path young = folder.write("cache/young.tmp-host-1-0", "part");
+  fs::last_write_time(old, fs::file_time_type::clock::now() - std::chrono::hours(1));
+  EXPECT_TRUE(open_token_store(files, *tokenizer, cache.string()).built);
+  EXPECT_FALSE(fs::exists(own) || fs::exists(old) || fs::exists(lock));
+  EXPECT_TRUE(fs::exists(young));
+}
+
 TEST(TokenCache, WiderTokens) {
   const TempFolder folder;
   const fs::path file = folder.write("p.faa", ">p\nMKVL*\n");

@@ -44,16 +44,32 @@ MetricsRow parse_row(std::string_view line, const std::string& place) {
 
 using OnLine = std::function<void(const MetricsRow& row, std::string_view line)>;
 
-void for_each_line(const std::filesystem::path& path, const OnLine& on_line) {
+using OnDamage = std::function<void(const ValueError& error)>;
+
+// Without `on_damage` a damaged line is thrown.
+void for_each_line(const std::filesystem::path& path, const OnLine& on_line,
+                   const OnDamage& on_damage = nullptr) {
   const std::string content = read_file(path);
   size_t begin = 0;
   for (int64_t number = 1;; ++number) {
     const size_t end = content.find('\n', begin);
     if (end == std::string::npos) return;  // nothing left, or a line that a crash cut short
     const std::string_view line(content.data() + begin, end - begin);
-    on_line(parse_row(line, fmt::format("{}:{}", path.string(), number)), line);
     begin = end + 1;
+    try {
+      on_line(parse_row(line, fmt::format("{}:{}", path.string(), number)), line);
+    } catch (const ValueError& error) {
+      if (!on_damage) throw;
+      on_damage(error);
+    }
   }
+}
+
+// The first name of path.damaged, path.damaged-2, ... that is free.
+std::filesystem::path name_aside(const std::filesystem::path& path) {
+  std::filesystem::path aside = path.string() + ".damaged";
+  for (int i = 2; std::filesystem::exists(aside); ++i) aside = fmt::format("{}.damaged-{}", path.string(), i);
+  return aside;
 }
 
 }  // namespace
@@ -84,17 +100,20 @@ MetricsLog MetricsLog::create(const std::filesystem::path& path) {
 
 MetricsLog MetricsLog::resume(const std::filesystem::path& path, int64_t step) {
   if (!std::filesystem::exists(path)) return create(path);
-  std::string kept;
-  try {
-    for_each_line(path, [&](const MetricsRow& row, std::string_view line) {
-      if (row.step <= step) kept.append(line).push_back('\n');
-    });
-  } catch (const ValueError& error) {
-    // A run is worth more than its log: what can be read goes on, the whole stays beside it.
-    const std::filesystem::path aside = path.string() + ".damaged";
+  std::string kept, damage;
+  for_each_line(
+      path,
+      [&](const MetricsRow& row, std::string_view line) {
+        if (row.step <= step) kept.append(line).push_back('\n');
+      },
+      [&](const ValueError& error) {
+        if (damage.empty()) damage = error.what();
+      });
+  if (!damage.empty()) {
+    // A run is worth more than its log: lines that can be read stay, and the whole is kept beside it.
+    const std::filesystem::path aside = name_aside(path);
     write_file_atomically(aside, read_file(path));
-    log()->warn("{}; the log goes on from the lines before it, all of it is kept in '{}'", error.what(),
-                aside.string());
+    log()->warn("{}; such lines are left out, the log as it was is kept in '{}'", damage, aside.string());
   }
   write_file_atomically(path, kept);
   return MetricsLog(path);
