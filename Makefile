@@ -6,11 +6,11 @@ STAMP := .venv/bootstrap.stamp
 JOBS ?= $(shell awk '/MemTotal/ {n = int($$2 / 1.5e6)} END {print n < 1 ? 1 : n}' /proc/meminfo | \
           { read m; c=$$(nproc); echo $$((m < c ? m : c)); })
 
-.PHONY: help build demo test check-all bench lint format clean
+.PHONY: help build demo test check-all bench bench-attention lint format clean
 .DEFAULT_GOAL := build
 
 help:  ## list the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "make %-16s %s\n", $$1, $$2}' Makefile
 
 $(STAMP): tools/bootstrap tools/packages-debian.txt tools/requirements-dev.txt
 	tools/bootstrap
@@ -34,6 +34,9 @@ bench: $(STAMP)  ## micro-benchmarks, and training throughput beside transformer
 	cmake --preset bench
 	cmake --build --preset bench -j $(JOBS)
 	tools/run_benches
+
+bench-attention: build  ## attention with biases beside eager torch and SDPA
+	.venv/bin/python benchmarks/attention.py
 
 lint: $(STAMP)  ## format, layers, headers, clang-tidy on changed and torch-free files, ruff
 	tools/lint
