@@ -112,8 +112,12 @@ def test_what_would_be_silently_wrong_is_refused():
     q, k, v, _, bias2 = tensors(1, 1, 4, 1, 4)
     with pytest.raises(ValueError, match="expected a list of tensors"):
         evoformer_attention(q, k, v, bias2)
-    with pytest.raises(RuntimeError, match="jvp"):
+    with pytest.raises(RuntimeError, match="functorch"):
         torch.func.jvp(lambda t: evoformer_attention(t, k.detach(), v.detach()), (q.detach(),), (q.detach(),))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(q.detach(), q.detach())
+        with pytest.raises(RuntimeError, match="jvp"):
+            evoformer_attention(dual, k.detach(), v.detach())
     slopes = torch.ones(1, requires_grad=True)
     with pytest.raises(ValueError, match="alibi_slopes; expected no gradient"):
         torch.ops.axial.attention(q, k, v, alibi_slopes=slopes)
