@@ -21,8 +21,8 @@
 
 namespace axial::kernels {
 
-inline constexpr int64_t kExactKeys = 4096;
-inline constexpr int kMaxLeading = 6;  ///< leading dims after those that collapse are merged
+inline constexpr int64_t kExactKeys = 4096;  ///< up to here the backward keeps P and dP of a tile
+inline constexpr int kMaxLeading = 6;        ///< leading dims after those that collapse are merged
 
 /// Sizes. Legend of the shapes below: X leading dims, I queries, J keys, H heads, G key/value heads, D width.
 struct AttentionSizes {

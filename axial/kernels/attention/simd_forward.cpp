@@ -15,7 +15,6 @@ HWY_BEFORE_NAMESPACE();
 namespace axial::kernels::HWY_NAMESPACE {
 namespace {
 
-using attention::Cover;
 using attention::ForwardBuffers;
 using attention::kForwardKeys;
 

@@ -168,7 +168,8 @@ void zero_bias(const AttentionSizes& sizes, const BiasExtent& extent, const Atte
 BackwardSums::BackwardSums(const AttentionBackward& params, const Plan& plan, float* base) : pieces(base) {
   const AttentionSizes& s = params.in.sizes;
   const int64_t leading = leading_count(s), rows = leading * s.heads;
-  adds_stripes = plan.stripe > 0 && plan.part > plan.stripe;
+  // Several stripes of a part meet every key, one after the other.
+  const bool adds_stripes = plan.stripe > 0 && plan.part > plan.stripe;
   if (plan.query_parts > 1 || adds_stripes) {
     const int64_t count = plan.query_parts * leading * s.kv_heads * s.keys * s.width;
     if (params.dk.data != nullptr) dk = pieces.take(count);

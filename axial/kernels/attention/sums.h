@@ -12,13 +12,12 @@ namespace axial::kernels::attention {
 struct BackwardSums {
   BackwardSums(const AttentionBackward& params, const Plan& plan, float* base);
   Pieces pieces;
-  float* dk = nullptr;        ///< [P, X.., G, J, D]
-  float* dv = nullptr;        ///< as dk
-  float* dense[2] = {};       ///< [S, extent.count] of biases that stay packed
-  float* by_key[2] = {};      ///< [R, P, J]
-  float* by_query[2] = {};    ///< [R, I]
-  BiasExtent extents[2];      ///< of the dense ones
-  bool adds_stripes = false;  ///< a part has several stripes, each of which meets every key
+  float* dk = nullptr;      ///< [P, X.., G, J, D]
+  float* dv = nullptr;      ///< as dk
+  float* dense[2] = {};     ///< [S, extent.count] of biases that stay packed
+  float* by_key[2] = {};    ///< [R, P, J]
+  float* by_query[2] = {};  ///< [R, I]
+  BiasExtent extents[2];    ///< of the dense ones
   int64_t floats = 0;
 
   int64_t kv_row(const AttentionSizes& sizes, const Place& place) const;

@@ -200,8 +200,8 @@ bool wants_gradient(const AttentionArguments& a) {
 
 enum class Layer { kBackend, kAutograd, kAutocast };
 
-// Autocast as torch's own attention: q, k and v to the lower dtype; a bias keeps fp32 or follows.
-Tensor in_lower_precision(AttentionArguments a, at::DeviceType device);
+// By the dispatcher, from the top.
+Tensor call_attention(const AttentionArguments& a);
 
 Tensor run(Layer layer, AttentionArguments a) {
   check_attention(a);
@@ -217,26 +217,7 @@ double scale_of(const Tensor& q, std::optional<double> scale) {
   return q.dim() == 0 ? 1.0 : 1 / std::sqrt(static_cast<double>(q.size(-1)));
 }
 
-template <Layer kLayer>
-Tensor attention_op(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias1,
-                    const OptionalTensor& bias2, std::optional<double> scale, bool causal, int64_t window,
-                    const OptionalTensor& segments, const OptionalTensor& key_begin,
-                    const OptionalTensor& key_end, const OptionalTensor& mask_rows,
-                    const OptionalTensor& mask_columns, int64_t query_block, int64_t key_block,
-                    const OptionalTensor& alibi_slopes, const OptionalTensor& q_positions,
-                    const OptionalTensor& k_positions);
-
-using PublicSignature = decltype(attention_op<Layer::kBackend>);
-
-Tensor call_attention(const AttentionArguments& a) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("axial::attention", "").typed<PublicSignature>();
-  const AttentionPattern& p = a.pattern;
-  return op.call(a.q, a.k, a.v, a.bias1, a.bias2, a.scale, p.causal, p.window, p.segments, p.key_begin,
-                 p.key_end, p.mask_rows, p.mask_columns, p.query_block, p.key_block, p.alibi_slopes,
-                 p.q_positions, p.k_positions);
-}
-
+// Autocast as torch's own attention: q, k and v to the lower dtype; a bias keeps fp32 or follows.
 Tensor in_lower_precision(AttentionArguments a, at::DeviceType device) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(
       at::autocast::get_autocast_dispatch_key_from_device_type(device));
@@ -261,6 +242,17 @@ Tensor attention_op(const Tensor& q, const Tensor& k, const Tensor& v, const Opt
                mask_columns, query_block, key_block, alibi_slopes, q_positions, k_positions};
   if constexpr (kLayer == Layer::kAutocast) return in_lower_precision(std::move(a), at::kCPU);
   return run(kLayer, std::move(a));
+}
+
+using PublicSignature = decltype(attention_op<Layer::kBackend>);
+
+Tensor call_attention(const AttentionArguments& a) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("axial::attention", "").typed<PublicSignature>();
+  const AttentionPattern& p = a.pattern;
+  return op.call(a.q, a.k, a.v, a.bias1, a.bias2, a.scale, p.causal, p.window, p.segments, p.key_begin,
+                 p.key_end, p.mask_rows, p.mask_columns, p.query_block, p.key_block, p.alibi_slopes,
+                 p.q_positions, p.k_positions);
 }
 
 Tensor evoformer_op(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias1,

@@ -36,11 +36,11 @@ struct AttentionPattern {
 /// X any leading dims, I queries, J keys, H heads, G key/value heads (G divides H), D width.
 ///   q             [X.., I, H, D]  fp64 | fp32 | bf16 | fp16, any strides
 ///   k, v          [X.., J, G, D]  dtype of q
-///   bias1, bias2  broadcastable to [X.., H, I, J], dtype of q or fp32 (fp64 with fp64 alone); minus
-///   infinity, or
-///                 the dtype's lowest value, hides a key
+///   bias1, bias2  broadcastable to [X.., H, I, J], dtype of q or fp32 (fp64 with fp64 alone);
+///                 minus infinity, or the dtype's lowest value, hides a key
 ///   scale         none: 1 / sqrt(D)
 ///   returns       [X.., I, H, D]  dtype of q, contiguous; 0 for a query that sees no key
+///
 /// Gradients: q, k, v and each bias, summed over the dims that it is broadcast over; first order only. No
 /// dropout: it would need a key per probability that every split of the work agrees on; nothing here asks for
 /// it yet. Sums are fp32 (fp64 for fp64), the same bits for any number of threads. Saves its inputs, the

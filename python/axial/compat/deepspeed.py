@@ -78,7 +78,7 @@ def install() -> None:
 
     Call it before the first import of the code that is to find it. Beside the attention there are the two functions
     that OpenFold asks: `deepspeed.comm.comm.is_initialized` and `deepspeed.checkpointing.is_configured`, both False.
-    transformers, accelerate and Lightning ask the installed packages' metadata, which still knows no DeepSpeed.
+    transformers asks the installed packages' metadata, which still knows no DeepSpeed.
     Raises RuntimeError where DeepSpeed is installed: import from axial.compat.deepspeed there.
     """
     if getattr(sys.modules.get("deepspeed"), "__axial__", False):
