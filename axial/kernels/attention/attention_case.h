@@ -2,6 +2,7 @@
 // For tests and benchmarks of attention: a problem with its buffers, by name of shape and of what is added.
 #pragma once
 
+#include <array>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,7 +18,7 @@ struct AttentionShape {
   std::string name;
   std::vector<int64_t> leading;
   int64_t queries = 1, keys = 1, heads = 1, kv_heads = 1, width = 8;
-  std::string bias[2] = {"", ""};
+  std::array<std::string, 2> bias;
   bool has_bias[2] = {false, false};
   bool causal = false;
   int64_t window = 0;   ///< keys before the query's own, 0: all

@@ -177,6 +177,21 @@ TEST(Attention, WorkspaceIsAFewSplitsOfTheGradients) {
   EXPECT_GT(int64_t{4} * 5120 * 8 * 384 * 384, 100 * workspace_bytes(extra_msa(5120))) << "the logits alone";
 }
 
+TEST(Attention, LongLengths) {
+  const AttentionShape odd{
+      .name = "1023", .leading = {2}, .queries = 1023, .keys = 1023, .heads = 1, .kv_heads = 1, .width = 8};
+  check_shape(test::with_bias(odd, "xk", "hqk"), DType::kF32);
+  const AttentionShape long_one{
+      .name = "5120", .leading = {}, .queries = 5120, .keys = 5120, .heads = 1, .kv_heads = 1, .width = 8};
+  check_shape(test::with_bias(long_one, "k"), DType::kF32);
+}
+
+TEST(Attention, ResultsThatGoPastTheCaches) {
+  const AttentionShape shape{
+      .name = "16 MiB", .leading = {1050}, .queries = 16, .keys = 2, .heads = 8, .kv_heads = 8, .width = 32};
+  check_shape(shape, DType::kF32);
+}
+
 // More keys than P and dP are kept for: delta comes from the output.
 TEST(Attention, MoreKeysThanAreKeptWhole) {
   AttentionShape shape{

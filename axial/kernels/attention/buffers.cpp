@@ -22,7 +22,8 @@ TermBuffers::TermBuffers(const AttentionInputs& in, const Plan& plan, int64_t ke
 }
 
 ForwardBuffers::ForwardBuffers(const AttentionInputs& in, const Plan& plan, float* base)
-    : width(round_up(in.sizes.width, 8)),
+    : width(round_up(in.sizes.width, kWidthStep)),
+      streamed(plan.streamed),
       pieces(base),
       k(pieces.take(round_up(in.sizes.keys, kForwardKeys) * width)),
       v(pieces.take(round_up(in.sizes.keys, kForwardKeys) * width)),
@@ -35,17 +36,19 @@ ForwardBuffers::ForwardBuffers(const AttentionInputs& in, const Plan& plan, floa
 
 BackwardBuffers::BackwardBuffers(const AttentionBackward& params, const Plan& plan, float* base)
     : width(round_up(params.in.sizes.width, kWidthStep)),
+      pitch(round_up(width, kPitchStep)),
+      streamed(plan.streamed),
       pieces(base),
       k(pieces.take(round_up(params.in.sizes.keys, kBackwardKeys) * width)),
       v(pieces.take(round_up(params.in.sizes.keys, kBackwardKeys) * width)),
-      dk(pieces.take(round_up(params.in.sizes.keys, kBackwardKeys) * width)),
-      dv(pieces.take(round_up(params.in.sizes.keys, kBackwardKeys) * width)),
+      dk(pieces.take(round_up(params.in.sizes.keys, kBackwardKeys) * pitch)),
+      dv(pieces.take(round_up(params.in.sizes.keys, kBackwardKeys) * pitch)),
       q(pieces.take(width * kMaxTile)),
       dout(pieces.take(width * kMaxTile)),
       dq(pieces.take(width * kMaxTile)),
-      q_rows(pieces.take(width * kMaxTile)),
-      dout_rows(pieces.take(width * kMaxTile)),
-      rows(pieces.take(width * kMaxTile)),
+      q_rows(pieces.take(pitch * kMaxTile)),
+      dout_rows(pieces.take(pitch * kMaxTile)),
+      rows(pieces.take(pitch * kMaxTile)),
       whole(!params.merged && params.in.sizes.keys <= kExactKeys),
       p(pieces.take((whole ? round_up(params.in.sizes.keys, kBackwardKeys) : kBackwardKeys) * kMaxTile)),
       ds(pieces.take((whole ? round_up(params.in.sizes.keys, kBackwardKeys) : kBackwardKeys) * kMaxTile)),

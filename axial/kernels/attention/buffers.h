@@ -38,6 +38,7 @@ struct TermBuffers {
 struct ForwardBuffers {
   ForwardBuffers(const AttentionInputs& in, const Plan& plan, float* base);
   int64_t width = 0;  ///< D padded
+  bool streamed = false;
   Pieces pieces;
   float *k, *v;    ///< [Jp, width]
   float *q, *out;  ///< [width, Q]
@@ -49,11 +50,14 @@ struct ForwardBuffers {
 
 struct BackwardBuffers {
   BackwardBuffers(const AttentionBackward& params, const Plan& plan, float* base);
-  int64_t width = 0;
+  int64_t width = 0;  ///< D padded
+  int64_t pitch = 0;  ///< D padded to whole vectors
+  bool streamed = false;
   Pieces pieces;
-  float *k, *v, *dk, *dv;            ///< [Jp, width]
+  float *k, *v;                      ///< [Jp, width]
+  float *dk, *dv;                    ///< [Jp, pitch]
   float *q, *dout, *dq;              ///< [width, Q]
-  float *q_rows, *dout_rows, *rows;  ///< [Q, width]
+  float *q_rows, *dout_rows, *rows;  ///< [Q, pitch]
   bool whole = false;                ///< P and dP of all keys stay until their sum is known
   float *p, *ds;                     ///< [Jp, Q] where `whole`, else [key_block, Q]; ds holds dP first
   TermBuffers terms;

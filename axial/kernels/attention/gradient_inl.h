@@ -11,7 +11,7 @@
 
 #include <hwy/highway.h>
 
-#include "axial/kernels/attention/head_inl.h"
+#include "axial/kernels/attention/walk_inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace axial::kernels::HWY_NAMESPACE {
@@ -109,23 +109,23 @@ HWY_INLINE void probabilities(const BackwardBuffers& b, const QueryTile& tile, c
 }
 
 template <int N>
-HWY_INLINE void add_outer_panel(const float* weights, const float* rows, int64_t width, int64_t column,
+HWY_INLINE void add_outer_panel(const float* weights, const float* rows, int64_t pitch, int64_t column,
                                 float* sums) {
   for (int64_t r0 = 0; r0 < kBackwardKeys; r0 += kRows) {
     Block<N> block;
-    load_block(block, sums + r0 * width + column, width);
-    multiply(block, weights + r0 * kQueries, kQueries, 1, rows + column, width, kQueries);
-    store_block(block, sums + r0 * width + column, width);
+    load_block(block, sums + r0 * pitch + column, pitch);
+    multiply(block, weights + r0 * kQueries, kQueries, 1, rows + column, pitch, kQueries);
+    store_block(block, sums + r0 * pitch + column, pitch);
   }
 }
 
 // sums[key][column] += sum over queries of weights[key][query] * rows[query][column]
-HWY_INLINE void add_outer(const float* weights, const float* rows, int64_t width, float* sums) {
+HWY_INLINE void add_outer(const float* weights, const float* rows, int64_t pitch, float* sums) {
   int64_t column = 0;
-  for (; column + kVectors * kLanes <= width; column += kVectors * kLanes) {
-    add_outer_panel<kVectors>(weights, rows, width, column, sums);
+  for (; column + kVectors * kLanes <= pitch; column += kVectors * kLanes) {
+    add_outer_panel<kVectors>(weights, rows, pitch, column, sums);
   }
-  for (; column < width; column += kLanes) add_outer_panel<1>(weights, rows, width, column, sums);
+  for (; column < pitch; column += kLanes) add_outer_panel<1>(weights, rows, pitch, column, sums);
 }
 
 // dq[column][query] += k^T ds

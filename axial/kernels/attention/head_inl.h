@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Preparing a head for its tiles: keys, values and biases packed, intervals of keys, and the walk over blocks
-// of keys. Included once per target by simd_forward.cpp and simd_backward.cpp.
+// Preparing a head for its tiles: the keys that are seen, keys, values and biases packed. Included once per
+// target by simd_forward.cpp and simd_backward.cpp.
 
 #if defined(AXIAL_KERNELS_ATTENTION_HEAD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef AXIAL_KERNELS_ATTENTION_HEAD_INL_H_
@@ -122,101 +122,6 @@ void pack_head(const AttentionInputs& in, const Plan& plan, const Head& head, co
     owner.source[i] = bias.data;
   }
   owner.begin = queries.begin;
-}
-
-/// Intervals, query biases and positions of a tile.
-HWY_INLINE QueryTile query_tile(const AttentionInputs& in, const Plan& plan, const Head& head,
-                                const Interval& queries) {
-  QueryTile tile;
-  tile.first = queries.begin;
-  tile.count = queries.end - queries.begin;
-  tile.any = {in.sizes.keys, 0};
-  tile.all = {0, in.sizes.keys};
-  tile.base = attention::q_position_of(in, head.place, queries.begin);
-  tile.slope = in.slopes == nullptr ? 0.0f : in.slopes[head.index];
-  for (int64_t lane = 0; lane < kQueries; ++lane) {
-    const int64_t query = tile.first + (lane < tile.count ? lane : 0);
-    const Interval keys = attention::interval_of(in, head.place, query);
-    tile.begin[lane] = static_cast<int32_t>(keys.begin);
-    tile.end[lane] = static_cast<int32_t>(keys.end);
-    tile.query_bias[lane] = 0;
-    tile.position[0][lane] = tile.position[1][lane] = 0;
-    if (in.slopes != nullptr) {
-      const int64_t position = attention::q_position_of(in, head.place, query) - tile.base;
-      for (int part = 0; part < 2; ++part) tile.position[part][lane] = position_part(position, part);
-    }
-    if (!keys.empty()) {
-      tile.any = {std::min(tile.any.begin, keys.begin), std::max(tile.any.end, keys.end)};
-    }
-    tile.all = {std::max(tile.all.begin, keys.begin), std::min(tile.all.end, keys.end)};
-  }
-  for (int i = 0; i < 2; ++i) {
-    if (plan.kinds[i] != BiasKind::kQuery) continue;
-    tile.has_query_bias = true;
-    const Matrix bias = bias_matrix(in.bias[i], head.place, in.sizes.num_leading, head.index);
-    for (int64_t lane = 0; lane < tile.count; ++lane) {
-      float value = 0;
-      load_bias_row(bias, tile.first + lane, 0, 1, &value);
-      tile.query_bias[lane] += value;
-    }
-  }
-  return tile;
-}
-
-/// 0 or minus infinity for every pair of a block that the block mask covers in part.
-HWY_INLINE void pack_mask(const AttentionInputs& in, const Interval& queries, const Interval& keys,
-                          float* to) {
-  for (int64_t key = keys.begin; key < keys.end; ++key) {
-    for (int64_t lane = 0; lane < kQueries; ++lane) {
-      const int64_t query = std::min(queries.begin + lane, queries.end - 1);
-      const bool seen = attention::sees(in.mask, query, key);
-      to[(key - keys.begin) * kQueries + lane] = seen ? 0.0f : -std::numeric_limits<float>::infinity();
-    }
-  }
-}
-
-/// Call body(first key, terms, whether intervals cut the block) for each block of keys that the tile sees.
-/// `stripe_begin` is the first query of the packed stripes.
-template <int64_t kKeys, class Body>
-HWY_INLINE void for_blocks(const AttentionInputs& in, const Head& head, const QueryTile& tile,
-                           int64_t stripe_begin, const TermBuffers& b, const Body& body) {
-  const Interval queries{tile.first, tile.first + tile.count};
-  for (int64_t key = tile.any.begin / kKeys * kKeys; key < tile.any.end; key += kKeys) {
-    const Interval keys{key, std::min(key + kKeys, in.sizes.keys)};
-    const Cover cover = attention::cover_of(in.mask, queries, keys);
-    if (cover == Cover::kNone) continue;
-    Terms terms;
-    if (b.key_bias != nullptr) terms.key_bias = b.key_bias + key;
-    if (in.slopes != nullptr) {
-      for (int64_t j = keys.begin; j < keys.end; ++j) {
-        const int64_t position = attention::k_position_of(in, head.place, j) - tile.base;
-        for (int part = 0; part < 2; ++part)
-          b.key_position[part * kKeys + j - key] = position_part(position, part);
-      }
-      for (int part = 0; part < 2; ++part) {
-        float* at = b.key_position + part * kKeys;
-        std::fill(at + (keys.end - key), at + kKeys, 0.0f);
-      }
-      terms.key_position = b.key_position;
-      terms.key_position_pitch = kKeys;
-    }
-    if (cover == Cover::kSome) {
-      pack_mask(in, queries, keys, b.mask);
-      terms.mask = b.mask;
-    }
-    int used = 0;
-    for (int i = 0; i < 2; ++i) {
-      if (b.stripe[i] != nullptr) {
-        terms.dense[used++] = b.stripe[i] + (tile.first - stripe_begin) * b.padded_keys + key * kQueries;
-      } else if (b.block[i] != nullptr) {
-        const Matrix bias = bias_matrix(in.bias[i], head.place, in.sizes.num_leading, head.index);
-        pack_bias_block<kKeys>(bias, queries, keys, b.rows, b.block[i]);
-        terms.dense[used++] = b.block[i];
-      }
-    }
-    const bool cut = keys.end - key < kKeys || key < tile.all.begin || key + kKeys > tile.all.end;
-    body(key, terms, cut);
-  }
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

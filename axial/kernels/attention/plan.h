@@ -17,8 +17,11 @@ namespace axial::kernels::attention {
 inline constexpr int64_t kMaxTile = 32;      ///< most queries of a tile on any target
 inline constexpr int64_t kForwardKeys = 64;  ///< keys of a block
 inline constexpr int64_t kBackwardKeys = 32;
-inline constexpr int64_t kWidthStep = 16;  ///< padding of D
+inline constexpr int64_t kWidthStep = 8;   ///< padding of D where it counts rows of a register block
+inline constexpr int64_t kPitchStep = 16;  ///< where it lies in lanes
 inline constexpr int64_t kMaxSplits = 8;
+inline constexpr int64_t kStreamBytes = int64_t{16}
+                                        << 20;  ///< results above would push all else out of caches
 inline constexpr int kPositionBits =
     20;  ///< of the low part of a position, exact in fp32 as is the high part
 inline constexpr float kPositionStep = 1 << kPositionBits;
@@ -53,6 +56,7 @@ struct Plan {
   int64_t query_parts = 1, part = 0;                        ///< queries of a part, a multiple of kMaxTile
   int64_t stripe = 0;  ///< queries whose dense biases stay packed; 0: they are packed tile by tile
   BiasKind kinds[2] = {};
+  bool streamed = false;  ///< results go past the caches
 
   int64_t units() const { return own * splits * query_parts; }
   int64_t walk_begin(int64_t split) const { return walk * split / splits; }

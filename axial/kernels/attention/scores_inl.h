@@ -12,8 +12,9 @@
 #include <hwy/highway.h>
 
 #include "axial/kernels/attention/masking.h"
-#include "axial/kernels/attention/pack_inl.h"
 #include "axial/kernels/attention/plan.h"
+#include "axial/kernels/attention/rows_inl.h"
+#include "axial/kernels/attention/transpose_inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace axial::kernels::HWY_NAMESPACE {

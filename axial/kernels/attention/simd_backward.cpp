@@ -28,15 +28,13 @@ void load_tile(const AttentionBackward& p, const Head& head, const QueryTile& ti
                TileState& state) {
   const FloatTag d;
   const int n = p.in.sizes.num_leading;
-  const int64_t width = b.width, cols = p.in.sizes.width;
-  pack_rows(head_matrix(p.in.q, head.place, n, head.index, tile.first), tile.count, cols, kQueries, width,
+  const int64_t cols = p.in.sizes.width;
+  pack_rows(head_matrix(p.in.q, head.place, n, head.index, tile.first), tile.count, cols, kQueries, b.pitch,
             b.q_rows);
-  pack_rows(head_matrix(p.dout, head.place, n, head.index, tile.first), tile.count, cols, kQueries, width,
+  pack_rows(head_matrix(p.dout, head.place, n, head.index, tile.first), tile.count, cols, kQueries, b.pitch,
             b.dout_rows);
-  pack_rows(head_matrix(p.out, head.place, n, head.index, tile.first), tile.count, cols, kQueries, width,
-            b.rows);
-  rows_to_lanes(b.q_rows, width, width, b.q);
-  rows_to_lanes(b.dout_rows, width, width, b.dout);
+  rows_to_lanes(b.q_rows, b.pitch, b.width, b.q);
+  rows_to_lanes(b.dout_rows, b.pitch, b.width, b.dout);
   HWY_ALIGN float shift[kQueries], inverse[kQueries];
   const float* statistics =
       static_cast<const float*>(p.statistics) + (head.row * p.in.sizes.queries + tile.first) * 2;
@@ -57,8 +55,8 @@ void load_tile(const AttentionBackward& p, const Head& head, const QueryTile& ti
 void load_delta(const AttentionBackward& p, const Head& head, const QueryTile& tile, const BackwardBuffers& b,
                 TileState& state) {
   pack_rows(head_matrix(p.out, head.place, p.in.sizes.num_leading, head.index, tile.first), tile.count,
-            p.in.sizes.width, kQueries, b.width, b.rows);
-  rows_to_lanes(b.rows, b.width, b.width, b.dq);
+            p.in.sizes.width, kQueries, b.pitch, b.rows);
+  rows_to_lanes(b.rows, b.pitch, b.width, b.dq);
   for (int v = 0; v < kVectors; ++v) {
     state.delta[v] = hn::Zero(FloatTag());
     for (int64_t c = 0; c < b.width; ++c) {
@@ -77,7 +75,7 @@ HWY_INLINE void write_block(const AttentionBackward& p, const Plan& plan, const 
     if (p.dbias[i].data == nullptr || plan.kinds[i] != BiasKind::kDense) continue;
     Matrix to = bias_matrix(p.dbias[i], head.place, p.in.sizes.num_leading, head.index);
     to.data = static_cast<char*>(to.data) + (tile.first * to.row + key * to.col) * size_of(to.dtype);
-    unpack_rows(b.dblock, kBackwardKeys, tile.count, n, to);
+    unpack_rows(b.dblock, kBackwardKeys, tile.count, n, to, b.streamed);
   }
 }
 
@@ -88,9 +86,9 @@ void finish_tile(const AttentionBackward& p, const Head& head, const QueryTile& 
     for (int64_t at = 0; at < b.width * kQueries; at += kLanes) {
       store_floats(hn::Mul(load_floats(b.dq + at), scale), b.dq + at);
     }
-    lanes_to_rows(b.dq, b.width, b.rows, b.width);
-    unpack_rows(b.rows, b.width, tile.count, p.in.sizes.width,
-                head_matrix(p.dq, head.place, p.in.sizes.num_leading, head.index, tile.first));
+    lanes_to_rows(b.dq, b.width, b.rows, b.pitch);
+    unpack_rows(b.rows, b.pitch, tile.count, p.in.sizes.width,
+                head_matrix(p.dq, head.place, p.in.sizes.num_leading, head.index, tile.first), b.streamed);
   }
   HWY_ALIGN float dquery[kQueries];
   for (int v = 0; v < kVectors; ++v) store_floats(state.dquery[v], dquery + v * kLanes);
@@ -121,8 +119,8 @@ void backward_tile(const AttentionBackward& p, const Plan& plan, const Head& hea
     const float* probability = b.p + at * kQueries;
     float* ds = b.ds + at * kQueries;
     difference_block(probability, ds, key, state);
-    if (p.dv.data != nullptr) add_outer(probability, b.dout_rows, width, b.dv + key * width);
-    if (p.dk.data != nullptr) add_outer(ds, b.q_rows, width, b.dk + key * width);
+    if (p.dv.data != nullptr) add_outer(probability, b.dout_rows, b.pitch, b.dv + key * b.pitch);
+    if (p.dk.data != nullptr) add_outer(ds, b.q_rows, b.pitch, b.dk + key * b.pitch);
     if (p.dq.data != nullptr) add_keys(b.k + key * width, ds, width, b.dq);
     if (b.dblock != nullptr) write_block(p, plan, head, tile, key, ds, b);
   };
@@ -214,9 +212,10 @@ void flush_keys(const AttentionBackward& p, const Plan& plan, const BackwardSums
 
 // dK or dV of one key/value head: to its share, or rounded into the result.
 void write_keys(const AttentionBackward& p, const BackwardSums& sums, int64_t part, const Place& place,
-                const Interval& keys, float scale, float* from, int64_t width, float* shares,
+                const Interval& keys, float scale, float* from, const BackwardBuffers& b, float* shares,
                 const AttentionTensor& out) {
   const AttentionSizes& s = p.in.sizes;
+  const int64_t pitch = b.pitch;
   if (out.data == nullptr) return;
   if (shares != nullptr) {
     int64_t rows = s.kv_heads;
@@ -225,18 +224,19 @@ void write_keys(const AttentionBackward& p, const BackwardSums& sums, int64_t pa
     for (int64_t key = keys.begin; key < keys.end; ++key) {
       float* to = share + key * s.width;
       for_lanes(s.width, [&](int64_t c, auto lanes) HWY_ATTR {
-        store(hn::Add(load(to + c, lanes), load(from + key * width + c, lanes)), to + c, lanes);
+        store(hn::Add(load(to + c, lanes), load(from + key * pitch + c, lanes)), to + c, lanes);
       });
     }
     return;
   }
   const Floats scales = hn::Set(FloatTag(), scale);
-  std::fill(from, from + keys.begin * width, 0.0f);  // keys that no query sees
-  std::fill(from + keys.end * width, from + s.keys * width, 0.0f);
-  for (int64_t at = keys.begin * width; at < keys.end * width; at += kLanes) {
+  std::fill(from, from + keys.begin * pitch, 0.0f);  // keys that no query sees
+  std::fill(from + keys.end * pitch, from + s.keys * pitch, 0.0f);
+  for (int64_t at = keys.begin * pitch; at < keys.end * pitch; at += kLanes) {
     store_floats(hn::Mul(load_floats(from + at), scales), from + at);
   }
-  unpack_rows(from, width, s.keys, s.width, head_matrix(out, place, s.num_leading, place.kv_head, 0));
+  unpack_rows(from, pitch, s.keys, s.width, head_matrix(out, place, s.num_leading, place.kv_head, 0),
+              b.streamed);
 }
 
 void backward_stripe(const AttentionBackward& p, const Plan& plan, int64_t own, int64_t split, int64_t part,
@@ -249,8 +249,8 @@ void backward_stripe(const AttentionBackward& p, const Plan& plan, int64_t own, 
     const int64_t first = keys.begin / kBackwardKeys * kBackwardKeys;
     const int64_t last = attention::round_up(keys.end, kBackwardKeys);
     pack_keys<kBackwardKeys>(p.in, place, keys, b.width, b.k, b.v);
-    std::fill(b.dk + first * b.width, b.dk + last * b.width, 0.0f);
-    std::fill(b.dv + first * b.width, b.dv + last * b.width, 0.0f);
+    std::fill(b.dk + first * b.pitch, b.dk + last * b.pitch, 0.0f);
+    std::fill(b.dv + first * b.pitch, b.dv + last * b.pitch, 0.0f);
     for (int64_t r = 0; r < plan.group; ++r) {
       const Head head = head_of(p.in, place, r);
       pack_head<kBackwardKeys>(p.in, plan, head, stripe, keys, b.terms, biases);
@@ -262,8 +262,8 @@ void backward_stripe(const AttentionBackward& p, const Plan& plan, int64_t own, 
       }
       flush_keys(p, plan, sums, b, part, head, keys);
     }
-    write_keys(p, sums, part, place, keys, static_cast<float>(p.in.scale), b.dk, b.width, sums.dk, p.dk);
-    write_keys(p, sums, part, place, keys, 1, b.dv, b.width, sums.dv, p.dv);
+    write_keys(p, sums, part, place, keys, static_cast<float>(p.in.scale), b.dk, b, sums.dk, p.dk);
+    write_keys(p, sums, part, place, keys, 1, b.dv, b, sums.dv, p.dv);
   }
   own_gradients(p, plan, sums, b, split, stripe, nullptr, gradients);
 }
@@ -277,6 +277,7 @@ void backward_unit(const AttentionBackward& p, const Plan& plan, int64_t unit, c
   for (int64_t begin = part * plan.part; begin < end; begin += stripe) {
     backward_stripe(p, plan, own, split, part, {begin, std::min(begin + stripe, end)}, b, sums);
   }
+  if (b.streamed) hwy::FlushStream();
 }
 
 }  // namespace

@@ -8,8 +8,8 @@
 #include <hwy/highway.h>
 
 #include "axial/kernels/attention/buffers.h"
-#include "axial/kernels/attention/head_inl.h"
 #include "axial/kernels/attention/implementations.h"
+#include "axial/kernels/attention/walk_inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace axial::kernels::HWY_NAMESPACE {
@@ -136,7 +136,7 @@ void write_tile(const AttentionForward& p, const Head& head, const QueryTile& ti
   }
   lanes_to_rows(b.out, width, b.rows, width);
   const Matrix out = head_matrix(p.out, head.place, p.in.sizes.num_leading, head.index, tile.first);
-  unpack_rows(b.rows, width, tile.count, p.in.sizes.width, out);
+  unpack_rows(b.rows, width, tile.count, p.in.sizes.width, out, b.streamed);
   if (p.statistics == nullptr) return;
   HWY_ALIGN float largest[kQueries], sum[kQueries];
   for (int v = 0; v < kVectors; ++v) {
@@ -151,7 +151,7 @@ void write_tile(const AttentionForward& p, const Head& head, const QueryTile& ti
 }
 
 void forward_tile(const AttentionForward& p, const Head& head, const QueryTile& tile, int64_t stripe_begin,
-                  const ForwardBuffers& b) {
+                  const ForwardBuffers& b, Upcoming& upcoming) {
   const FloatTag d;
   const float scale = static_cast<float>(p.in.scale);
   const int64_t width = b.width;
@@ -173,10 +173,27 @@ void forward_tile(const AttentionForward& p, const Head& head, const QueryTile& 
                              } else {
                                score_any<false>(k, b.q, width, tile, terms, key, scale, b.scores, largest);
                              }
+                             upcoming.step();
                              update_softmax(b.scores, largest, state, width, b.out);
                              add_values(b.v + key * width, b.scores, width, b.out);
                            });
   write_tile(p, head, tile, state, b);
+}
+
+// What the walk's next place will read, spread over the blocks of this one.
+Upcoming upcoming_of(const AttentionForward& p, const Plan& plan, int64_t own, int64_t walk, int64_t split,
+                     const Interval& queries) {
+  const AttentionSizes& s = p.in.sizes;
+  const int64_t rows = queries.end - queries.begin;
+  Upcoming upcoming(plan.group * attention::ceil_div(rows, kQueries) *
+                    attention::ceil_div(s.keys, kForwardKeys));
+  if (walk >= plan.walk_begin(split + 1)) return upcoming;
+  const Place next = plan.place(own, walk);
+  upcoming.add(head_matrix(p.in.k, next, s.num_leading, next.kv_head, 0), s.keys, s.width);
+  upcoming.add(head_matrix(p.in.v, next, s.num_leading, next.kv_head, 0), s.keys, s.width);
+  const int64_t head = next.kv_head * plan.group;
+  upcoming.add(head_matrix(p.in.q, next, s.num_leading, head, queries.begin), rows, s.width);
+  return upcoming;
 }
 
 void forward_unit(const AttentionForward& p, const Plan& plan, int64_t unit, const ForwardBuffers& b) {
@@ -187,16 +204,18 @@ void forward_unit(const AttentionForward& p, const Plan& plan, int64_t unit, con
   for (int64_t w = plan.walk_begin(split); w < plan.walk_begin(split + 1); ++w) {
     const Place place = plan.place(own, w);
     const Interval keys = keys_seen(p.in, place, queries);
+    Upcoming upcoming = upcoming_of(p, plan, own, w + 1, split, queries);
     pack_keys<kForwardKeys>(p.in, place, keys, b.width, b.k, b.v);
     for (int64_t r = 0; r < plan.group; ++r) {
       const Head head = head_of(p.in, place, r);
       pack_head<kForwardKeys>(p.in, plan, head, queries, keys, b.terms, stripes);
       for (int64_t first = queries.begin; first < queries.end; first += kQueries) {
         const QueryTile tile = query_tile(p.in, plan, head, {first, std::min(first + kQueries, queries.end)});
-        forward_tile(p, head, tile, queries.begin, b);
+        forward_tile(p, head, tile, queries.begin, b, upcoming);
       }
     }
   }
+  if (b.streamed) hwy::FlushStream();
 }
 
 }  // namespace

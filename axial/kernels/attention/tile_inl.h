@@ -25,7 +25,6 @@ inline constexpr int kQueries = kVectors * kLanes;  // queries of a tile
 // Rows of a register block: 16 sums, 2 vectors and a broadcast fit the registers of AVX-512; 8, 2 and 1 those
 // of AVX2.
 inline constexpr int kRows = kLanes >= 16 ? 8 : 4;
-inline constexpr int kColumnStep = 8;  // widths are padded to it
 
 HWY_INLINE Floats load_floats(const float* p) { return hn::LoadU(FloatTag(), p); }
 HWY_INLINE void store_floats(Floats v, float* p) { hn::StoreU(v, FloatTag(), p); }

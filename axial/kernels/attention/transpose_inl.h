@@ -1,69 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Between strided tensors of any float type and the fp32 tiles of the attention kernels: rows as they are,
-// and rows turned into lanes. Included once per target.
+// Rows of a tile turned into lanes and back. Included once per target.
 
-#if defined(AXIAL_KERNELS_ATTENTION_PACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef AXIAL_KERNELS_ATTENTION_PACK_INL_H_
-#undef AXIAL_KERNELS_ATTENTION_PACK_INL_H_
+#if defined(AXIAL_KERNELS_ATTENTION_TRANSPOSE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef AXIAL_KERNELS_ATTENTION_TRANSPOSE_INL_H_
+#undef AXIAL_KERNELS_ATTENTION_TRANSPOSE_INL_H_
 #else
-#define AXIAL_KERNELS_ATTENTION_PACK_INL_H_
+#define AXIAL_KERNELS_ATTENTION_TRANSPOSE_INL_H_
 #endif
 
 #include <hwy/highway.h>
-
-#include <algorithm>
-#include <limits>
 
 #include "axial/kernels/attention/tile_inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace axial::kernels::HWY_NAMESPACE {
-
-/// A matrix somewhere in a tensor: element (i, c) at data + i * row + c * col.
-struct Matrix {
-  void* data = nullptr;
-  DType dtype = DType::kF32;
-  int64_t row = 0;
-  int64_t col = 0;
-};
-
-template <class T>
-HWY_INLINE void load_row(const T* from, int64_t col, int64_t n, float* to) {
-  if (col == 1) {
-    for_lanes(n, [&](int64_t i, auto part) HWY_ATTR { store(load(from + i, part), to + i, part); });
-  } else {
-    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(from[i * col]);
-  }
-}
-
-/// to[i * pitch + c] = m(i, c) for i < rows, c < cols; zero up to `pitch` and `padded` rows.
-HWY_INLINE void pack_rows(const Matrix& m, int64_t rows, int64_t cols, int64_t padded, int64_t pitch,
-                          float* to) {
-  dispatch_narrow(m.dtype, [&]<class T>() HWY_ATTR {
-    const T* from = static_cast<const T*>(m.data);
-    for (int64_t i = 0; i < rows; ++i) {
-      load_row(from + i * m.row, m.col, cols, to + i * pitch);
-      std::fill(to + i * pitch + cols, to + (i + 1) * pitch, 0.0f);
-    }
-  });
-  std::fill(to + rows * pitch, to + padded * pitch, 0.0f);
-}
-
-/// m(i, c) = from[i * pitch + c] for i < rows, c < cols, rounded to the dtype.
-HWY_INLINE void unpack_rows(const float* from, int64_t pitch, int64_t rows, int64_t cols, const Matrix& m) {
-  dispatch_narrow(m.dtype, [&]<class T>() HWY_ATTR {
-    T* to = static_cast<T*>(m.data);
-    for (int64_t i = 0; i < rows; ++i) {
-      const float* row = from + i * pitch;
-      if (m.col == 1) {
-        for_lanes(cols, [&](int64_t c, auto part)
-                            HWY_ATTR { store(load(row + c, part), to + i * m.row + c, part); });
-      } else {
-        for (int64_t c = 0; c < cols; ++c) to[i * m.row + c * m.col] = T(row[c]);
-      }
-    }
-  });
-}
 
 #if HWY_TARGET == HWY_SCALAR
 
@@ -112,10 +62,20 @@ HWY_INLINE Floats gather_blocks(const float* from, int64_t pitch) {
 }
 
 HWY_INLINE void scatter_blocks(Floats v, float* to, int64_t pitch) {
-  HWY_ALIGN float values[kLanes];
-  hn::Store(v, FloatTag(), values);
   const hn::Full128<float> d4;
-  for (int64_t b = 0; b < kLanes / 4; ++b) hn::StoreU(hn::Load(d4, values + 4 * b), d4, to + 4 * b * pitch);
+#if HWY_MAX_BYTES >= 64
+  const hn::Half<FloatTag> dh;
+  const auto low = hn::LowerHalf(dh, v), high = hn::UpperHalf(dh, v);
+  hn::StoreU(hn::LowerHalf(d4, low), d4, to);
+  hn::StoreU(hn::UpperHalf(d4, low), d4, to + 4 * pitch);
+  hn::StoreU(hn::LowerHalf(d4, high), d4, to + 8 * pitch);
+  hn::StoreU(hn::UpperHalf(d4, high), d4, to + 12 * pitch);
+#elif HWY_MAX_BYTES >= 32
+  hn::StoreU(hn::LowerHalf(d4, v), d4, to);
+  hn::StoreU(hn::UpperHalf(d4, v), d4, to + 4 * pitch);
+#else
+  hn::StoreU(v, d4, to);
+#endif
 }
 
 /// to[c * kQueries + i] = from[i * pitch + c] for i < kQueries and c < cols, a multiple of 4.
@@ -153,23 +113,6 @@ HWY_INLINE void lanes_to_rows(const float* from, int64_t cols, float* to, int64_
 }
 
 #endif  // HWY_SCALAR
-
-/// n values of a bias row; the dtype's lowest value is minus infinity.
-HWY_INLINE void load_bias_row(const Matrix& m, int64_t i, int64_t first, int64_t n, float* to) {
-  float lowest = 0;
-  dispatch_narrow(m.dtype, [&]<class T>() HWY_ATTR {
-    load_row(static_cast<const T*>(m.data) + i * m.row + first * m.col, m.col, n, to);
-    if constexpr (std::is_same_v<T, float>) lowest = std::numeric_limits<float>::lowest();
-    if constexpr (std::is_same_v<T, BFloat16>) lowest = -3.38953139e38f;
-    if constexpr (std::is_same_v<T, Float16>) lowest = -65504.0f;
-  });
-  const Floats limit = hn::Set(FloatTag(), lowest);
-  const Floats none = hn::Set(FloatTag(), -std::numeric_limits<float>::infinity());
-  for_lanes(n, [&](int64_t c, auto part) HWY_ATTR {
-    const Floats v = load(to + c, part);
-    store(hn::IfThenElse(hn::Le(v, limit), none, v), to + c, part);
-  });
-}
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace axial::kernels::HWY_NAMESPACE
