@@ -74,12 +74,12 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
                                    bool statistics) {
   const AttentionArguments args{q, k, v, bias1, bias2, pattern_of(pattern, numbers), scale};
   check_attention(args);
-  const Tensor out = at::empty_symint(q.sym_sizes(), q.options());
+  const Tensor out = empty(q.sym_sizes(), q.options());
   std::vector<c10::SymInt> shape(q.sym_sizes().begin(), q.sym_sizes().end());
   std::swap(shape[shape.size() - 3], shape[shape.size() - 2]);  // heads before queries
   shape.back() = 2;
   if (!statistics) shape = {0};
-  const Tensor rows = at::empty_symint(shape, q.options().dtype(accumulate_type(q.scalar_type())));
+  const Tensor rows = empty(shape, q.options().dtype(accumulate_type(q.scalar_type())));
   if (has_symbolic_sizes(q)) return {out, rows};
 
   AttentionProblem problem(args);
@@ -116,7 +116,7 @@ Gradients backward(const Tensor& grad, const Tensor& out, const Tensor& statisti
                    const Pattern& pattern, at::IntArrayRef numbers, double scale, Mask mask) {
   const AttentionArguments args{q, k, v, bias1, bias2, pattern_of(pattern, numbers), scale};
   check_backward(args, grad, out, statistics, mask);
-  const auto like = [](const Tensor& t) { return at::empty_symint(t.sym_sizes(), t.options()); };
+  const auto like = [](const Tensor& t) { return empty(t.sym_sizes(), t.options()); };
   const Tensor dq = mask[0] ? like(q) : Tensor(), dk = mask[1] ? like(k) : Tensor(),
                dv = mask[2] ? like(v) : Tensor();
   const Tensor db1 = mask[3] ? like(*bias1) : Tensor(), db2 = mask[4] ? like(*bias2) : Tensor();
@@ -203,7 +203,7 @@ enum class Layer { kBackend, kAutograd, kAutocast };
 // By the dispatcher, from the top.
 Tensor call_attention(const AttentionArguments& a);
 
-Tensor run(Layer layer, AttentionArguments a) {
+Tensor run(Layer layer, const AttentionArguments& a) {
   check_attention(a);
   if (layer == Layer::kAutograd && wants_gradient(a)) {
     return Attention::apply(a.q, a.k, a.v, a.bias1, a.bias2, a.pattern, a.scale);
@@ -241,7 +241,7 @@ Tensor attention_op(const Tensor& q, const Tensor& k, const Tensor& v, const Opt
   a.pattern = {causal,       window,      segments,  key_begin,    key_end,     mask_rows,
                mask_columns, query_block, key_block, alibi_slopes, q_positions, k_positions};
   if constexpr (kLayer == Layer::kAutocast) return in_lower_precision(std::move(a), at::kCPU);
-  return run(kLayer, std::move(a));
+  return run(kLayer, a);
 }
 
 using PublicSignature = decltype(attention_op<Layer::kBackend>);

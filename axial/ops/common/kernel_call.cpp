@@ -6,7 +6,12 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
+#include <cstdint>
 #include <sstream>
 #include <utility>
 
@@ -18,6 +23,18 @@ constexpr std::pair<at::ScalarType, DType> kDtypes[] = {
     {at::kHalf, DType::kF16},   {at::kLong, DType::kI64},  {at::kInt, DType::kI32},
     {at::kShort, DType::kI16},  {at::kChar, DType::kI8},   {at::kByte, DType::kU8},
     {at::kBool, DType::kBool}};
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+// Best effort: only whole huge pages inside of the tensor, and a refusal changes nothing.
+void ask_for_huge_pages([[maybe_unused]] const at::Tensor& tensor) {
+#ifdef MADV_HUGEPAGE
+  char* data = static_cast<char*>(tensor.mutable_data_ptr());
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(data) % kHugePage) % kHugePage;
+  const size_t inside = (tensor.nbytes() - before) / kHugePage * kHugePage;
+  madvise(data + before, inside, MADV_HUGEPAGE);
+#endif
+}
 
 }  // namespace
 
@@ -49,8 +66,15 @@ at::ScalarType accumulate_type(at::ScalarType dtype) {
   return dtype == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+at::Tensor empty(c10::SymIntArrayRef sizes, const at::TensorOptions& options) {
+  at::Tensor tensor = at::empty_symint(sizes, options);
+  const bool symbolic = has_symbolic_sizes(tensor) || tensor.key_set().has(c10::DispatchKey::Python);
+  if (tensor.is_cpu() && !symbolic && tensor.nbytes() >= 2 * kHugePage) ask_for_huge_pages(tensor);
+  return tensor;
+}
+
 at::Tensor workspace(int64_t bytes, const at::Tensor& like) {
-  return at::empty({bytes}, like.options().dtype(at::kByte));
+  return empty({bytes}, like.options().dtype(at::kByte));
 }
 
 RowView as_rows(const at::Tensor& tensor) {

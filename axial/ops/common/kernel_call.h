@@ -22,6 +22,10 @@ at::ScalarType scalar_type_of(DType dtype);
 /// Dtype that sums and row statistics of `dtype` are kept in: fp64 for fp64, else fp32.
 at::ScalarType accumulate_type(at::ScalarType dtype);
 
+/// Uninitialised tensor, as at::empty_symint. A large one on the CPU asks the system for huge pages: the
+/// first touch of 4 KiB pages costs as much as a pass of a fast kernel.
+at::Tensor empty(c10::SymIntArrayRef sizes, const at::TensorOptions& options);
+
 /// Uninitialised workspace from torch's allocator on `like`'s device (Meta too), u8 [bytes].
 at::Tensor workspace(int64_t bytes, const at::Tensor& like);
 

@@ -6,9 +6,35 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <string>
 
 namespace axial::ops {
 namespace {
+
+// Whether the mapping that holds `address` is advised to use huge pages ("hg" among its flags).
+bool advised(const void* address) {
+  const auto at = reinterpret_cast<uintptr_t>(address);
+  std::ifstream maps("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long long begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%llx-%llx ", &begin, &end) == 2) inside = begin <= at && at < end;
+    if (inside && line.starts_with("VmFlags:")) return line.find(" hg") != std::string::npos;
+  }
+  return false;
+}
+
+TEST(KernelCall, LargeResultsAskForHugePages) {
+  if (!std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled")) GTEST_SKIP() << "no huge pages here";
+  const at::Tensor large = empty({64, 1 << 20}, at::kByte);
+  EXPECT_TRUE(advised(static_cast<char*>(large.data_ptr()) + large.nbytes() / 2));
+  EXPECT_EQ(large.fill_(3).sum().item<int64_t>(), 3 * large.numel());
+  EXPECT_EQ(empty({1 << 30, 1 << 10}, at::TensorOptions(at::kMeta)).sizes(),
+            at::IntArrayRef({1 << 30, 1 << 10}));
+  EXPECT_EQ(empty({0, 5}, at::kBFloat16).scalar_type(), at::kBFloat16);
+}
 
 TEST(KernelCall, ParallelForCoversEveryPieceOnce) {
   std::vector<std::atomic<int>> seen(1000);
