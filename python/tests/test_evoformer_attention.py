@@ -128,3 +128,42 @@ def test_three_biases_are_refused():
     with pytest.raises(ValueError, match="at most 2, got 3"):
         evoformer_attention(q, k, v, [bias1, bias2, bias2])
     assert "evoformer_attention" in axial.operators()
+
+
+class RowAttention(torch.nn.Module):
+    """Projections around the attention, and a pair bias that is a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = torch.nn.Linear(8, 3 * 2 * 4)
+        self.pair = torch.nn.Parameter(torch.zeros(2, 5, 5))
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).unbind(-3)
+        return evoformer_attention(q, k, v, [self.pair])
+
+
+def rows_of(rank, ranks):
+    rows = torch.randn(8, 5, 8, generator=torch.Generator().manual_seed(3))
+    return rows[rank * 8 // ranks : (rank + 1) * 8 // ranks]
+
+
+def ddp_rank(rank, ranks, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks
+    )
+    torch.manual_seed(1)
+    model = torch.nn.parallel.DistributedDataParallel(RowAttention())
+    model(rows_of(rank, ranks)).square().mean().backward()
+    torch.save([p.grad for p in model.parameters()], f"{folder}/{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def test_ddp_averages_as_one_process_sums(tmp_path):
+    torch.multiprocessing.spawn(ddp_rank, (2, str(tmp_path)), nprocs=2)
+    torch.manual_seed(1)
+    model = RowAttention()
+    model(rows_of(0, 1)).square().mean().backward()
+    for rank in range(2):
+        for found, expected in zip(torch.load(tmp_path / str(rank)), model.parameters(), strict=True):
+            torch.testing.assert_close(found, expected.grad)

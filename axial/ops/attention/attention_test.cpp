@@ -3,12 +3,14 @@
 #include "axial/ops/attention/attention.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include "axial/core/check/check.h"
+#include "axial/testing/counted_memory/counted_memory.h"
 #include "axial/testing/op_case/op_case.h"
 
 namespace axial::ops {
@@ -221,6 +223,36 @@ TEST(AttentionOp, ManyRows) {
   const double plain_error = (theirs - exact).abs().max().item<double>();
   EXPECT_LE((ours - exact).abs().max().item<double>(),
             2 * plain_error + 0x1p-23 * exact.abs().max().item<double>());
+}
+
+// AlphaFold's extra MSA at its full size, forward and every gradient: the logits would be 24 GB.
+TEST(AttentionOp, MemoryIsThatOfTheResults) {
+  testing::CountedMemory memory;
+  {
+    constexpr int64_t N = 5120, L = 384, H = 8, D = 8, kFloat = 4;
+    const auto options = at::TensorOptions(at::kMeta).dtype(at::kFloat);
+    const Tensor q = at::empty({1, N, L, H, D}, options).requires_grad_();
+    const Tensor mask = at::empty({1, N, 1, 1, L}, options).requires_grad_();
+    const Tensor pair = at::empty({1, 1, H, L, L}, options).requires_grad_();
+    const int64_t tensor = N * L * H * D * kFloat, statistics = 2 * N * L * H * kFloat,
+                  inputs = memory.live();
+    const int64_t threads = at::get_num_threads() * (int64_t{2} << 20);
+    {
+      const at::NoGradGuard no_grad;
+      const Tensor out = attention(q, q, q, mask, pair);
+      EXPECT_EQ(memory.live() - inputs, tensor);
+      EXPECT_LE(memory.peak() - inputs, tensor + threads);
+    }
+    const Tensor out = attention(q, q, q, mask, pair);
+    EXPECT_EQ(memory.live() - inputs, tensor + statistics);
+    const Tensor grad = at::empty_like(out);
+    const int64_t before = memory.live(), splits = 8 * H * L * L * kFloat, by_key = N * H * L * kFloat;
+    memory.reset_peak();
+    const auto gradients = torch::autograd::grad({out}, {q, mask, pair}, {grad});
+    // dq, dk and dv are three before autograd adds them, and it may copy the first of them.
+    EXPECT_LE(memory.peak() - before, 4 * tensor + splits + by_key + 2 * threads);
+  }
+  EXPECT_EQ(memory.live(), 0);
 }
 
 TEST(AttentionOp, PositionsFarApartKeepTheirDistance) {

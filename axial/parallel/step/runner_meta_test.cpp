@@ -1,45 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // A whole step without data, its bytes counted: nothing is left behind and recompute lowers the peak.
-#include <c10/core/Allocator.h>
 #include <gtest/gtest.h>
 
 #include "axial/parallel/step/runner.h"
 #include "axial/parallel/step/test_chain.h"
+#include "axial/testing/counted_memory/counted_memory.h"
 
 namespace axial::parallel {
 namespace {
 
 using test::Chain;
-
-// Counts bytes of Meta tensors while it lives; the allocator before it is put back.
-class CountingMeta final : public c10::Allocator {
- public:
-  CountingMeta() : before_(c10::GetAllocator(c10::kMeta)) { c10::SetAllocator(c10::kMeta, this, 255); }
-  ~CountingMeta() override { c10::SetAllocator(c10::kMeta, before_, 255); }
-
-  c10::DataPtr allocate(size_t bytes) override {
-    live += static_cast<int64_t>(bytes);
-    peak = std::max(peak, live);
-    return {nullptr, new Block{this, bytes}, &free_block, c10::Device(c10::kMeta)};
-  }
-  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
-  void copy_data(void*, const void*, size_t) const override {}
-
-  int64_t live = 0;
-  int64_t peak = 0;
-
- private:
-  struct Block {
-    CountingMeta* owner;
-    size_t bytes;
-  };
-  static void free_block(void* context) {
-    auto* block = static_cast<Block*>(context);
-    block->owner->live -= static_cast<int64_t>(block->bytes);
-    delete block;
-  }
-  c10::Allocator* before_;
-};
 
 struct Bytes {
   int64_t peak = 0;  // above parameters and batch
@@ -47,7 +17,7 @@ struct Bytes {
 };
 
 Bytes measure(int64_t depth, int64_t rows, const MemoryPolicy& policy, int64_t micro_batches) {
-  CountingMeta counter;
+  testing::CountedMemory counter;
   Bytes bytes;
   {
     Chain chain(depth, at::kMeta, at::kFloat);
@@ -56,13 +26,13 @@ Bytes measure(int64_t depth, int64_t rows, const MemoryPolicy& policy, int64_t m
                                             chain.batch(rows, 1, at::kMeta, at::kFloat));
     const StepPlan plan = write_training_step(depth + 3, micro_batches, policy);
     runner.train(plan, batches, {}, 1.0);  // gradients are there from now on
-    const int64_t before = counter.live;
-    counter.peak = before;
+    const int64_t before = counter.live();
+    counter.reset_peak();
     runner.train(plan, batches, {}, 1.0);
-    bytes.peak = counter.peak - before;
-    bytes.left = counter.live - before;
+    bytes.peak = counter.peak() - before;
+    bytes.left = counter.live() - before;
   }
-  EXPECT_EQ(counter.live, 0);
+  EXPECT_EQ(counter.live(), 0);
   return bytes;
 }
 
@@ -95,14 +65,14 @@ TEST(StepRunnerMeta, MicroBatchesDoNotAddUp) {
 // Forward only: two tensors between blocks and the workings of one block, whatever the depth.
 TEST(StepRunnerMeta, InferenceHoldsOneBlock) {
   const auto peak = [](int64_t depth) {
-    CountingMeta counter;
+    testing::CountedMemory counter;
     Chain chain(depth, at::kMeta, at::kFloat);
     StepRunner runner(chain.blocks, chain.table, Chain::batch_names());
     const NamedTensors batch = chain.batch(1 << 20, 1, at::kMeta, at::kFloat);
-    const int64_t before = counter.live;
-    counter.peak = before;
+    const int64_t before = counter.live();
+    counter.reset_peak();
     runner.infer(batch, {}, {"loss_sum"});
-    return counter.peak - before;
+    return counter.peak() - before;
   };
   EXPECT_EQ(peak(3), peak(30));
 }
