@@ -36,7 +36,9 @@ bench: $(STAMP)  ## micro-benchmarks, and training throughput beside transformer
 	tools/run_benches
 
 bench-attention: build  ## attention with biases beside eager torch and SDPA
-	.venv/bin/python benchmarks/attention.py
+	cmake --preset bench
+	cmake --build --preset bench -j $(JOBS) --target axial_kernels_benches
+	.venv/bin/python benchmarks/attention.py --picture build/attention.svg
 
 lint: $(STAMP)  ## format, layers, headers, clang-tidy on changed and torch-free files, ruff
 	tools/lint

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention with biases beside eager torch and SDPA, in one run, forward and with all five gradients.
+"""Attention with biases beside eager torch and SDPA, in one run: forward, and forward with all five gradients, fp32.
 
-The sides take turns, so that a drift of the machine's speed meets all. Figures are the best of the rounds. Torch is
+The sides take turns, so that a drift of the machine's speed meets all; figures are the best of the rounds. Torch is
 measured with its own allocator and, in a second process, with THP_MEM_ALLOC_ENABLE=1: its better one counts. The
-matrix products of both directions are set against the machine's fp32 sgemm of the same run.
+products of both directions are set against the machine's multiply-adds, measured before and after each case. Memory is
+what forward and backward add to a process that holds the inputs.
 
-    python benchmarks/attention.py [--rounds 5] [--threads 2] [--case NAME] [--json FILE]
+    python benchmarks/attention.py [--rounds 5] [--threads 2] [--case NAME] [--json FILE] [--picture FILE.svg]
+
+needs the micro-benchmarks' program: `make bench-attention` builds it.
 """
 
 import argparse
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -60,14 +62,27 @@ def axial_attention(q, k, v, bias1, bias2):
 SIDES = {"eager": eager, "sdpa": sdpa, "axial": axial_attention}
 
 
-def seconds_of(case: str, sides: list[str], rounds: int) -> dict:
-    """Best seconds of each side: forward without gradient, forward and backward."""
+def resident_mib(peak: bool) -> float:
+    """Resident memory of this process, now or at its highest."""
+    name = "VmHWM:" if peak else "VmRSS:"
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def worker(case: str, sides: list[str], rounds: int, threads: int) -> None:
+    """In a process of its own: best seconds of each side, and what they added to memory, as a line of JSON."""
     import torch
 
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
     B, N, L, H, D = CASES[case]
     inputs = [torch.randn(B, N, L, H, D, requires_grad=True) for _ in range(3)]
     inputs += [torch.randn(B, N, 1, 1, L, requires_grad=True), torch.randn(B, 1, H, L, L, requires_grad=True)]
     gradient = torch.randn(B, N, L, H, D)
+    small = [t[:, :1, :2] if i < 3 else t[:, :1, ..., :2] for i, t in enumerate(inputs)]
+    for side in sides:  # what loads at the first call is no part of a case
+        SIDES[side](*small[:4], small[4][..., :2, :]).sum().backward()
+    before = resident_mib(peak=False)
     best = {side: {"forward": float("inf"), "both": float("inf")} for side in sides}
     for i in range(rounds + 1):  # the first warms up
         for side in sides:
@@ -78,47 +93,47 @@ def seconds_of(case: str, sides: list[str], rounds: int) -> dict:
             begin = time.perf_counter()
             torch.autograd.grad(SIDES[side](*inputs), inputs, gradient)
             both = time.perf_counter() - begin
-            if i > 0:
+            if i > 0 or rounds == 0:
                 best[side]["forward"] = min(best[side]["forward"], forward)
                 best[side]["both"] = min(best[side]["both"], both)
-    return best
+    print(json.dumps({"seconds": best, "added_mib": resident_mib(peak=True) - before}))
 
 
-def sgemm_flops() -> float:
-    """FLOP/s of torch's largest fp32 product here: what attention's own products could reach at most."""
-    import torch
-
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    best = float("inf")
-    for _ in range(6):
-        begin = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - begin)
-    return 2 * 2048**3 / best
-
-
-def worker(case: str, sides: list[str], rounds: int, threads: int) -> None:
-    """Run in a process of its own; the result is the last line, as JSON."""
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    result = {"sgemm": sgemm_flops(), "seconds": seconds_of(case, sides, rounds)}
-    result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(result))
-
-
-def run_worker(case: str, sides: list[str], args: argparse.Namespace, **environment: str) -> dict:
+def run_worker(case: str, sides: list[str], rounds: int, threads: int, **environment: str) -> dict:
     command = [sys.executable, __file__, "--worker", ",".join(sides), "--case", case]
-    command += ["--rounds", str(args.rounds), "--threads", str(args.threads)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | environment)
+    command += ["--rounds", str(rounds), "--threads", str(threads)]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(case: str, args: argparse.Namespace) -> dict:
+def multiply_adds(threads: int) -> float:
+    """FLOP/s of fused multiply-adds on registers alone, on a power of two of threads."""
+    program = ROOT / "build" / "release" / "bin" / "axial_kernels_benches"
+    if not program.exists():
+        sys.exit(f"{program} is missing: run `make bench-attention`")
+    command = [program, f"--benchmark_filter=BM_FmaLoop/threads:{threads}/", "--benchmark_format=json"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)["benchmarks"][0]["flops"]
+
+
+def results_mib(case: str) -> tuple[float, float]:
+    """What any implementation must add (output, statistics, gradients), and one tensor of logits."""
+    B, N, L, H, D = CASES[case]
+    results = 4 * B * N * L * H * D + 2 * B * N * L * H + B * N * L + B * H * L * L
+    return 4 * results / 2**20, 4 * B * N * H * L * L / 2**20
+
+
+def measure(case: str, rounds: int, threads: int) -> dict:
     """One row of the table."""
-    plain = run_worker(case, list(SIDES), args)
-    huge_pages = run_worker(case, ["eager", "sdpa"], args, THP_MEM_ALLOC_ENABLE="1")
+    flops_before = multiply_adds(threads), multiply_adds(1)
+    plain = run_worker(case, list(SIDES), rounds, threads)
+    single = run_worker(case, ["axial"], rounds, 1)["seconds"]["axial"]
+    huge_pages = run_worker(case, ["eager", "sdpa"], rounds, threads, THP_MEM_ALLOC_ENABLE="1")
+    peak, peak_single = (
+        max(a, b) for a, b in zip(flops_before, (multiply_adds(threads), multiply_adds(1)), strict=True)
+    )
     best = plain["seconds"]
     for side in ("eager", "sdpa"):
         for what in ("forward", "both"):
@@ -126,14 +141,65 @@ def measure(case: str, args: argparse.Namespace) -> dict:
     B, N, L, H, D = CASES[case]
     flops = 4 * B * N * H * L * L * D
     ours = best["axial"]
+    results, logits = results_mib(case)
     return {
         "case": case,
+        "threads": threads,
         "seconds": best,
-        "sgemm_gflops": plain["sgemm"] / 1e9,
-        "forward_share": flops / ours["forward"] / plain["sgemm"],
-        "backward_share": 2.5 * flops / (ours["both"] - ours["forward"]) / plain["sgemm"],
-        "peak_mib": {side: run_worker(case, [side], args)["peak_mib"] for side in SIDES},
+        "seconds_of_one_thread": single,
+        "fma_gflops": peak / 1e9,
+        "forward_share": flops / ours["forward"] / peak,
+        "backward_share": 2.5 * flops / (ours["both"] - ours["forward"]) / peak,
+        "scaling": single["both"] / ours["both"] / (peak / peak_single),
+        "added_mib": {side: run_worker(case, [side], 0, threads)["added_mib"] for side in SIDES},
+        "results_mib": results,
+        "logits_mib": logits,
     }
+
+
+COLUMNS = ["case", "forward ms", "x eager", "x SDPA", "of FMA", "both ms", "x eager", "x SDPA", "backward of FMA",
+           "1 to N threads, of FMA's", "added MiB eager, SDPA, axial", "results, logits MiB"]  # fmt: skip
+
+
+def row_text(row: dict) -> str:
+    s, ours = row["seconds"], row["seconds"]["axial"]
+    cells = [row["case"]]
+    for what, share in (("forward", "forward_share"), ("both", "backward_share")):
+        cells.append(f"{ours[what] * 1e3:.1f}")
+        cells += [f"{s[side][what] / ours[what]:.1f}" for side in ("eager", "sdpa")]
+        cells.append(f"{row[share]:.0%}")
+    cells += [f"{row['scaling']:.2f}", ", ".join(f"{v:.0f}" for v in row["added_mib"].values())]
+    cells.append(f"{row['results_mib']:.0f}, {row['logits_mib']:.0f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(rows: list[dict], path: pathlib.Path) -> None:
+    """Bars of how many times faster than eager torch and SDPA."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, 2, figsize=(11, 0.6 * len(rows) + 1.5), sharey=True, layout="constrained"
+    )
+    for axis, what, title in zip(
+        axes, ("forward", "both"), ("forward", "forward and all gradients"), strict=True
+    ):
+        for i, side in enumerate(("eager", "sdpa")):
+            ratios = [row["seconds"][side][what] / row["seconds"]["axial"][what] for row in rows]
+            places = [n + (i - 0.5) * 0.38 for n in range(len(rows))]
+            bars = axis.barh(
+                places, ratios, height=0.36, label={"eager": "eager torch", "sdpa": "SDPA"}[side]
+            )
+            axis.bar_label(bars, fmt="%.1f", padding=3)
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_title(title)
+        axis.set_xlabel("times as long as axial")
+    axes[0].set_yticks(range(len(rows)), [row["case"] for row in rows])
+    axes[0].invert_yaxis()
+    axes[0].legend(loc="lower right")
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -144,25 +210,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--picture", type=pathlib.Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         return worker(args.case, args.worker.split(","), args.rounds, args.threads)
-    print("| case | forward ms | x eager | x sdpa | of sgemm | both ms | x eager | x sdpa | backward of sgemm "
-          "| peak MiB eager, sdpa, axial |")  # fmt: skip
-    print("|" + "---|" * 10)
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     rows = []
     for case in [args.case] if args.case else CASES:
-        row = measure(case, args)
-        rows.append(row)
-        s, ours = row["seconds"], row["seconds"]["axial"]
-        ratios = {w: [s[side][w] / ours[w] for side in ("eager", "sdpa")] for w in ("forward", "both")}
-        print(f"| {case} | {ours['forward'] * 1e3:.1f} | {ratios['forward'][0]:.1f} | {ratios['forward'][1]:.1f} "
-              f"| {row['forward_share']:.0%} | {ours['both'] * 1e3:.1f} | {ratios['both'][0]:.1f} "
-              f"| {ratios['both'][1]:.1f} | {row['backward_share']:.0%} "
-              f"| {', '.join(f'{v:.0f}' for v in row['peak_mib'].values())} |", flush=True)  # fmt: skip
+        rows.append(measure(case, args.rounds, args.threads))
+        print(row_text(rows[-1]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if args.picture:
+        draw(rows, args.picture)
 
 
 if __name__ == "__main__":
