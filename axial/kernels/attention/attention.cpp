@@ -6,11 +6,13 @@
 #include <limits>
 
 #include "axial/kernels/attention/implementations.h"
+#include "axial/kernels/attention/plan.h"
 
 namespace axial::kernels {
 namespace {
 
 constexpr Implementation<AttentionForward> kForward[] = {
+    {"few", attention::few_supports, attention::few_forward},
     {"simd", attention::simd_supports_forward, attention::simd_forward},
     {"reference", supports_anything<AttentionForward>, attention::reference_forward},
 };
@@ -48,11 +50,7 @@ Status check(const AttentionInputs& in) {
   return {};
 }
 
-bool is_empty(const AttentionSizes& s) {
-  int64_t count = s.queries * s.keys;
-  for (int i = 0; i < s.num_leading; ++i) count *= s.leading[i];
-  return count == 0;
-}
+bool is_empty(const AttentionSizes& s) { return s.queries * s.keys * attention::leading_count(s) == 0; }
 
 Status supports(const AttentionInputs& in) {
   if (in.q.dtype == DType::kF64)
@@ -83,6 +81,7 @@ std::span<const Implementation<AttentionForward>> attention_forward_table() { re
 std::span<const Implementation<AttentionBackward>> attention_backward_table() { return kBackward; }
 
 int64_t workspace_bytes(const AttentionForward& params) {
+  if (attention::few_supports(params).ok()) return attention::few_workspace(params);
   return attention::simd_supports_forward(params).ok() ? attention::simd_workspace(params)
                                                        : attention::reference_workspace(params);
 }

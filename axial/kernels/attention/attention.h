@@ -86,6 +86,8 @@ struct AttentionInputs {
   double scale = 1;
 };
 
+/// At most 8 queries for a key/value head over more keys, as in decoding, take a path of their own where no
+/// statistics are wanted: its sums over the width have another order.
 /// Statistics are [X.., H, I, 2] contiguous, fp32 (fp64 for fp64): the largest logit and the sum of
 /// exp(logit - largest). Two pieces of keys merge by rescaling the sums and outputs to the larger maximum.
 struct AttentionForward {

@@ -251,6 +251,15 @@ inline std::vector<AttentionShape> attention_shapes() {
   decode.causal = decode.alibi = true;
   decode.kv_heads = 2;
   all.push_back(decode);
+  decode.name = "eight query heads of one key/value head, alibi";
+  decode.queries = decode.kv_heads = 1;
+  decode.heads = 8;
+  decode.width = 256;
+  all.push_back(decode);
+  AttentionShape few = with_bias(shape("few queries, masked", {2, 3}, 8, 140, 1, 16), "xk", "0hqk");
+  few.masked = 0.3;
+  few.first_block_masked = few.row_masked = true;
+  all.push_back(few);
   AttentionShape segments = shape("segments", {}, 300, 300, 2, 16);
   segments.causal = true;
   segments.segment = 90;

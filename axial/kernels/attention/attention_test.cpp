@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "axial/kernels/attention/attention_case.h"
+#include "axial/kernels/attention/implementations.h"
 #include "axial/kernels/common/test_targets.h"
 
 namespace axial::kernels {
@@ -14,7 +15,25 @@ using test::AttentionCase;
 using test::AttentionShape;
 using test::Buffer;
 
-Buffer workspace_of(int64_t bytes) { return {DType::kF32, (bytes + 3) / 4}; }
+template <class Params>
+Buffer workspace_of(const Implementation<Params>& impl, const Params& params) {
+  int64_t bytes = 0;
+  if (impl.name == std::string("reference")) {
+    bytes = attention::reference_workspace(params);
+  } else if (impl.name == std::string("simd")) {
+    bytes = attention::simd_workspace(params);
+  } else if constexpr (std::is_same_v<Params, AttentionForward>) {
+    bytes = attention::few_workspace(params);
+  }
+  return {DType::kF32, (bytes + 3) / 4};
+}
+
+const Implementation<AttentionForward>& forward_named(const std::string& name) {
+  for (const auto& impl : attention_forward_table()) {
+    if (impl.name == name) return impl;
+  }
+  return attention_forward_table().back();
+}
 
 struct Forward {
   Buffer out, statistics;
@@ -26,15 +45,25 @@ Forward run_forward(const Implementation<AttentionForward>& impl, AttentionCase 
   AttentionForward params;
   params.in = c.inputs();
   params.out = c.tensor(result.out.data(), c.dtype(), c.shape().queries, c.shape().heads);
-  params.statistics = result.statistics.data();
+  if (impl.name != std::string("few")) params.statistics = result.statistics.data();
   params.num_threads = threads;
-  Buffer workspace =
-      workspace_of(workspace_bytes(params) * (impl.name == std::string("reference") ? 2 : 1) + 65536);
+  Buffer workspace = workspace_of(impl, params);
   params.workspace = workspace.data();
-  EXPECT_TRUE(impl.supports(params).ok());
   EXPECT_TRUE(impl.run(params, parallel_for).ok());
   EXPECT_TRUE(result.out.guards_intact() && result.statistics.guards_intact() && workspace.guards_intact());
   return result;
+}
+
+// Every forward but the reference that takes the case.
+std::vector<const Implementation<AttentionForward>*> forwards_of(AttentionCase c) {
+  std::vector<const Implementation<AttentionForward>*> found;
+  AttentionForward params;
+  params.in = c.inputs();
+  for (const auto& impl : attention_forward_table().first(attention_forward_table().size() - 1)) {
+    if (impl.supports(params).ok()) found.push_back(&impl);
+  }
+  EXPECT_FALSE(found.empty());
+  return found;
 }
 
 struct Backward {
@@ -43,9 +72,7 @@ struct Backward {
 
 Backward run_backward(const Implementation<AttentionBackward>& impl, AttentionCase c,
                       const ParallelFor& parallel_for, int64_t threads = 1) {
-  const int64_t which = &impl - attention_backward_table().data();
-  Forward saved =
-      run_forward(attention_forward_table()[static_cast<size_t>(which)], c, serial_parallel_for());
+  Forward saved = run_forward(forward_named(impl.name), c, serial_parallel_for());
   const AttentionShape& s = c.shape();
   Backward result{{c.dtype(), c.query_elements()},
                   {c.dtype(), c.key_elements()},
@@ -63,8 +90,7 @@ Backward run_backward(const Implementation<AttentionBackward>& impl, AttentionCa
     if (s.has_bias[b]) params.dbias[b] = c.bias(b, result.dbias[b].data(), c.dtype());
   }
   params.num_threads = threads;
-  Buffer workspace =
-      workspace_of(workspace_bytes(params) * (impl.name == std::string("reference") ? 2 : 1) + 65536);
+  Buffer workspace = workspace_of(impl, params);
   params.workspace = workspace.data();
   EXPECT_TRUE(impl.supports(params).ok());
   EXPECT_TRUE(impl.run(params, parallel_for).ok());
@@ -87,8 +113,10 @@ void check_shape(const AttentionShape& shape, DType dtype) {
   Backward true_grads = run_backward(attention_backward_table().back(), c.widened(), serial);
   Backward plain_grads = run_backward(attention_backward_table().back(), c, serial);
   test::for_each_target([&] {
-    Forward actual = run_forward(attention_forward_table().front(), c, serial);
-    expect_within(actual.out, plain.out, truth.out, 0, "out");
+    for (const auto* impl : forwards_of(c)) {
+      Forward actual = run_forward(*impl, c, serial);
+      expect_within(actual.out, plain.out, truth.out, 0, impl->name);
+    }
     Backward grads = run_backward(attention_backward_table().front(), c, serial);
     expect_within(grads.dq, plain_grads.dq, true_grads.dq, 0, "dq");
     expect_within(grads.dk, plain_grads.dk, true_grads.dk, 0, "dk");
@@ -126,13 +154,16 @@ TEST(Attention, BitwiseEqualForAnyNumberOfThreads) {
   for (const AttentionShape& shape : test::attention_shapes()) {
     SCOPED_TRACE(shape.name);
     const AttentionCase c(shape, DType::kF32);
-    Forward first = run_forward(attention_forward_table().front(), c, serial_parallel_for());
+    const auto forwards = forwards_of(c);
+    std::vector<Forward> first;
+    for (const auto* impl : forwards) first.push_back(run_forward(*impl, c, serial_parallel_for()));
     Backward grads = run_backward(attention_backward_table().front(), c, serial_parallel_for());
     for (const int threads : test::kThreadCounts) {
-      Forward again =
-          run_forward(attention_forward_table().front(), c, thread_parallel_for(threads), threads);
-      EXPECT_TRUE(again.out.same_bytes(first.out) && again.statistics.same_bytes(first.statistics))
-          << threads;
+      for (size_t i = 0; i < forwards.size(); ++i) {
+        Forward again = run_forward(*forwards[i], c, thread_parallel_for(threads), threads);
+        EXPECT_TRUE(again.out.same_bytes(first[i].out) && again.statistics.same_bytes(first[i].statistics))
+            << forwards[i]->name << threads;
+      }
       Backward other =
           run_backward(attention_backward_table().front(), c, thread_parallel_for(threads), threads);
       EXPECT_TRUE(other.dq.same_bytes(grads.dq) && other.dk.same_bytes(grads.dk) &&

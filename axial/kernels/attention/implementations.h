@@ -13,6 +13,11 @@ Status reference_backward(const AttentionBackward& params, const ParallelFor& pa
 int64_t reference_workspace(const AttentionForward& params);
 int64_t reference_workspace(const AttentionBackward& params);
 
+/// At most 8 queries for a key/value head: keys and values are read where they lie, lanes along the width.
+Status few_supports(const AttentionForward& params);
+Status few_forward(const AttentionForward& params, const ParallelFor& parallel_for);
+int64_t few_workspace(const AttentionForward& params);
+
 /// Tiles of queries in the lanes of the best instruction set of this machine (Highway); fp32, bf16, fp16.
 Status simd_supports_forward(const AttentionForward& params);
 Status simd_supports_backward(const AttentionBackward& params);

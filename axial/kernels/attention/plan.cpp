@@ -44,9 +44,8 @@ Plan cut_dims(const AttentionInputs& in, const AttentionBias (&gradients)[2], bo
     dense[b] = plan.kinds[b] == BiasKind::kDense;
   }
   const bool any = dense[0] || dense[1];
-  int64_t bytes = in.sizes.queries * in.sizes.heads * in.sizes.width * size_of(in.q.dtype);
-  for (int i = 0; i < in.sizes.num_leading; ++i) bytes *= in.sizes.leading[i];
-  plan.streamed = bytes >= kStreamBytes;
+  const int64_t elements = in.sizes.queries * in.sizes.heads * in.sizes.width * leading_count(in.sizes);
+  plan.streamed = elements * size_of(in.q.dtype) >= kStreamBytes;
   const auto add = [&](int dim) {
     bool moves = false, sums = false;
     for (int b = 0; b < 2; ++b) {

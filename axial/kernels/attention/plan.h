@@ -45,6 +45,22 @@ inline int64_t leading_offset(const int64_t* strides, const Place& place, int nu
   return at;
 }
 
+inline int64_t leading_count(const AttentionSizes& sizes) {
+  int64_t count = 1;
+  for (int i = 0; i < sizes.num_leading; ++i) count *= sizes.leading[i];
+  return count;
+}
+
+/// The leading element number `x`.
+inline Place place_of(const AttentionSizes& sizes, int64_t x) {
+  Place place;
+  for (int i = sizes.num_leading - 1; i >= 0; --i) {
+    place.leading[i] = x % sizes.leading[i];
+    x /= sizes.leading[i];
+  }
+  return place;
+}
+
 /// The cut. A unit is (own index, split of the walk, part of the queries).
 struct Plan {
   AttentionSizes sizes;

@@ -42,22 +42,6 @@ double lowest(DType dtype) {
   }
 }
 
-int64_t leading_count(const AttentionSizes& s) {
-  int64_t count = 1;
-  for (int i = 0; i < s.num_leading; ++i) count *= s.leading[i];
-  return count;
-}
-
-// The leading element number x.
-Place place_of(const AttentionSizes& s, int64_t x) {
-  Place place;
-  for (int i = s.num_leading - 1; i >= 0; --i) {
-    place.leading[i] = x % s.leading[i];
-    x /= s.leading[i];
-  }
-  return place;
-}
-
 int64_t offset_of(const AttentionTensor& t, const AttentionSizes& s, const Place& place, int64_t row,
                   int64_t head) {
   return leading_offset(t.leading, place, s.num_leading) + row * t.row + head * t.head;

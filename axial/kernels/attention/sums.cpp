@@ -8,12 +8,6 @@ namespace {
 
 constexpr int64_t kChunk = 256;
 
-int64_t leading_count(const AttentionSizes& sizes) {
-  int64_t count = 1;
-  for (int i = 0; i < sizes.num_leading; ++i) count *= sizes.leading[i];
-  return count;
-}
-
 // Size and output stride of X.. and H, of which stride 0 is summed over.
 struct RowDims {
   int count = 0;

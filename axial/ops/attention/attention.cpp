@@ -88,9 +88,11 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
   problem.finish();
   params.in = problem.in;
   params.num_threads = at::get_num_threads();
+  // The choice of a kernel, and so its workspace, asks whether there are statistics; Meta has no address of
+  // its own.
+  if (statistics) params.statistics = q.is_meta() ? static_cast<void*>(&params) : rows.mutable_data_ptr();
   const Tensor space = workspace(kernels::workspace_bytes(params), q);
   if (q.is_meta()) return {out, rows};
-  params.statistics = statistics ? rows.mutable_data_ptr() : nullptr;
   params.workspace = space.mutable_data_ptr();
   throw_if_failed(kernels::attention_forward(params, torch_parallel_for()), kOp);
   return {out, rows};
