@@ -54,15 +54,17 @@ void probability_block(const BackwardBuffers& b, const QueryTile& tile, const Te
     }
     clear(block);
     multiply(block, values + r0 * b.width, b.width, 1, b.dout, kQueries, b.width);
+    Floats sums[kVectors] = {hn::Zero(FloatTag()), hn::Zero(FloatTag())};
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
         const int64_t at = r * kQueries + v * kLanes;
         store_floats(block.at[r][v], dp + at);
-        products[v] = hn::MulAdd(load_floats(p + at), block.at[r][v], products[v]);
+        sums[v] = hn::MulAdd(load_floats(p + at), block.at[r][v], sums[v]);
       }
     }
+    for (int v = 0; v < kVectors; ++v) products[v] = hn::Add(products[v], sums[v]);
   }
   for (int v = 0; v < kVectors; ++v) state.products[v] = hn::Add(state.products[v], products[v]);
 }

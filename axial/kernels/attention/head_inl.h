@@ -18,6 +18,7 @@ HWY_BEFORE_NAMESPACE();
 namespace axial::kernels::HWY_NAMESPACE {
 
 using attention::Cover;
+using attention::keys_seen;
 using attention::TermBuffers;
 
 /// A query head of one leading element; `row` counts heads over the leading dims.
@@ -32,18 +33,6 @@ HWY_INLINE Head head_of(const AttentionInputs& in, const Place& place, int64_t m
   for (int i = 0; i < in.sizes.num_leading; ++i) head.row = head.row * in.sizes.leading[i] + place.leading[i];
   head.row = head.row * in.sizes.heads + head.index;
   return head;
-}
-
-/// The keys that some of the queries see.
-HWY_INLINE Interval keys_seen(const AttentionInputs& in, const Place& place, const Interval& queries) {
-  if (in.key_begin.data == nullptr && in.key_end.data == nullptr) return {0, in.sizes.keys};
-  Interval seen{in.sizes.keys, 0};
-  for (int64_t i = queries.begin; i < queries.end; ++i) {
-    const Interval one = attention::interval_of(in, place, i);
-    if (one.empty()) continue;
-    seen = {std::min(seen.begin, one.begin), std::max(seen.end, one.end)};
-  }
-  return seen.empty() ? Interval{0, 0} : seen;
 }
 
 /// k[j * width ..] and v for the blocks of keys that hold `keys`, zero where no query looks: a cache may hold

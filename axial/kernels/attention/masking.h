@@ -25,6 +25,18 @@ inline Interval interval_of(const AttentionInputs& in, const Place& place, int64
   return {std::clamp<int64_t>(value(in.key_begin, 0), 0, end), end};
 }
 
+/// The keys that some of the queries see.
+inline Interval keys_seen(const AttentionInputs& in, const Place& place, const Interval& queries) {
+  if (in.key_begin.data == nullptr && in.key_end.data == nullptr) return {0, in.sizes.keys};
+  Interval seen{in.sizes.keys, 0};
+  for (int64_t i = queries.begin; i < queries.end; ++i) {
+    const Interval one = interval_of(in, place, i);
+    if (one.empty()) continue;
+    seen = {std::min(seen.begin, one.begin), std::max(seen.end, one.end)};
+  }
+  return seen.empty() ? Interval{0, 0} : seen;
+}
+
 inline int64_t q_position_of(const AttentionInputs& in, const Place& place, int64_t query) {
   if (in.q_positions.data == nullptr) return query + in.sizes.keys - in.sizes.queries;
   return in.q_positions.data[leading_offset(in.q_positions.leading, place, in.sizes.num_leading) +

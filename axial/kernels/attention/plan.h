@@ -75,6 +75,7 @@ struct Plan {
   bool streamed = false;  ///< results go past the caches
 
   int64_t units() const { return own * splits * query_parts; }
+  int64_t part_begin(int64_t index) const { return std::min(index * part, sizes.queries); }
   int64_t walk_begin(int64_t split) const { return walk * split / splits; }
   Place place(int64_t own_index, int64_t walk_index) const;
 };

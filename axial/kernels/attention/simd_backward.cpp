@@ -18,6 +18,7 @@ namespace axial::kernels::HWY_NAMESPACE {
 namespace {
 
 using attention::BackwardSums;
+using attention::leading_count;
 
 // Rows of a bias's gradient that are summed in fp32 before they go to the share: bounds the rounding of long
 // sums.
@@ -210,25 +211,28 @@ void flush_keys(const AttentionBackward& p, const Plan& plan, const BackwardSums
   }
 }
 
-// dK or dV of one key/value head: to its share, or rounded into the result.
-void write_keys(const AttentionBackward& p, const BackwardSums& sums, int64_t part, const Place& place,
-                const Interval& keys, float scale, float* from, const BackwardBuffers& b, float* shares,
-                const AttentionTensor& out) {
+// dK or dV of one key/value head, from a stripe, added to the part's share; its first stripe clears that.
+void share_keys(const AttentionBackward& p, const Plan& plan, int64_t part, const Place& place,
+                const Interval& stripe, const Interval& keys, const float* from, int64_t pitch,
+                float* share) {
+  const int64_t width = p.in.sizes.width;
+  if (stripe.begin == plan.part_begin(part)) {
+    const Interval all = keys_seen(p.in, place, {plan.part_begin(part), plan.part_begin(part + 1)});
+    std::fill(share + all.begin * width, share + all.end * width, 0.0f);
+  }
+  for (int64_t key = keys.begin; key < keys.end; ++key) {
+    float* to = share + key * width;
+    for_lanes(width, [&](int64_t c, auto lanes) HWY_ATTR {
+      store(hn::Add(load(to + c, lanes), load(from + key * pitch + c, lanes)), to + c, lanes);
+    });
+  }
+}
+
+// dK or dV of one key/value head, rounded into the result.
+void write_keys(const AttentionBackward& p, const Place& place, const Interval& keys, float scale,
+                float* from, const BackwardBuffers& b, const AttentionTensor& out) {
   const AttentionSizes& s = p.in.sizes;
   const int64_t pitch = b.pitch;
-  if (out.data == nullptr) return;
-  if (shares != nullptr) {
-    int64_t rows = s.kv_heads;
-    for (int i = 0; i < s.num_leading; ++i) rows *= s.leading[i];
-    float* share = shares + (part * rows + sums.kv_row(s, place)) * s.keys * s.width;
-    for (int64_t key = keys.begin; key < keys.end; ++key) {
-      float* to = share + key * s.width;
-      for_lanes(s.width, [&](int64_t c, auto lanes) HWY_ATTR {
-        store(hn::Add(load(to + c, lanes), load(from + key * pitch + c, lanes)), to + c, lanes);
-      });
-    }
-    return;
-  }
   const Floats scales = hn::Set(FloatTag(), scale);
   std::fill(from, from + keys.begin * pitch, 0.0f);  // keys that no query sees
   std::fill(from + keys.end * pitch, from + s.keys * pitch, 0.0f);
@@ -262,8 +266,16 @@ void backward_stripe(const AttentionBackward& p, const Plan& plan, int64_t own, 
       }
       flush_keys(p, plan, sums, b, part, head, keys);
     }
-    write_keys(p, sums, part, place, keys, static_cast<float>(p.in.scale), b.dk, b, sums.dk, p.dk);
-    write_keys(p, sums, part, place, keys, 1, b.dv, b, sums.dv, p.dv);
+    const auto keep = [&](float scale, float* from, float* shares, const AttentionTensor& out) {
+      if (out.data == nullptr) return;
+      if (shares == nullptr) return write_keys(p, place, keys, scale, from, b, out);
+      const int64_t row =
+          part * leading_count(p.in.sizes) * p.in.sizes.kv_heads + sums.kv_row(p.in.sizes, place);
+      float* share = shares + row * p.in.sizes.keys * p.in.sizes.width;
+      share_keys(p, plan, part, place, stripe, keys, from, b.pitch, share);
+    };
+    keep(static_cast<float>(p.in.scale), b.dk, sums.dk, p.dk);
+    keep(1, b.dv, sums.dv, p.dv);
   }
   own_gradients(p, plan, sums, b, split, stripe, nullptr, gradients);
 }

@@ -59,7 +59,7 @@ HWY_INLINE Floats finite(Floats largest) {
 HWY_INLINE void update_softmax(float* scores, const Floats (&largest)[kVectors], Softmax& state,
                                int64_t width, float* out) {
   const FloatTag d;
-  Floats shift[kVectors], sum[kVectors];
+  Floats shift[kVectors];
   bool grew = false;
   for (int v = 0; v < kVectors; ++v) {
     shift[v] = finite(largest[v]);
@@ -79,17 +79,25 @@ HWY_INLINE void update_softmax(float* scores, const Floats (&largest)[kVectors],
       }
     }
   }
-  // A block is summed by itself first: long running sums round more.
-  for (int v = 0; v < kVectors; ++v) sum[v] = hn::Zero(d);
-  for (int64_t key = 0; key < kForwardKeys; ++key) {
-    for (int v = 0; v < kVectors; ++v) {
-      float* at = scores + key * kQueries + v * kLanes;
-      const Floats p = exp_of_negative(hn::Sub(load_floats(at), shift[v]));
-      sum[v] = hn::Add(sum[v], p);
-      store_floats(p, at);
+  // A block is summed by itself first, in four chains: long running sums round more.
+  constexpr int kChains = 4;
+  Floats chains[kChains][kVectors];
+  for (auto& chain : chains) std::fill(chain, chain + kVectors, hn::Zero(d));
+  for (int64_t key = 0; key < kForwardKeys; key += kChains) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kChains; ++i) {
+      for (int v = 0; v < kVectors; ++v) {
+        float* at = scores + (key + i) * kQueries + v * kLanes;
+        const Floats p = exp_of_negative(hn::Sub(load_floats(at), shift[v]));
+        chains[i][v] = hn::Add(chains[i][v], p);
+        store_floats(p, at);
+      }
     }
   }
-  for (int v = 0; v < kVectors; ++v) state.sum[v] = hn::Add(state.sum[v], sum[v]);
+  for (int v = 0; v < kVectors; ++v) {
+    const Floats sum = hn::Add(hn::Add(chains[0][v], chains[1][v]), hn::Add(chains[2][v], chains[3][v]));
+    state.sum[v] = hn::Add(state.sum[v], sum);
+  }
 }
 
 // out[column][query] += v^T p

@@ -3,6 +3,8 @@
 // result at a time: there is little of it beside the attention itself.
 #include "axial/kernels/attention/sums.h"
 
+#include "axial/kernels/attention/masking.h"
+
 namespace axial::kernels::attention {
 namespace {
 
@@ -118,25 +120,31 @@ void add_dense(const AttentionSizes& sizes, const float* shares, int64_t splits,
   });
 }
 
-void add_parts_of(const AttentionSizes& sizes, const float* shares, int64_t parts, double scale,
+// Shares [P, rows, J, D] of keys that the part's queries see -> out: sums of a row of D over the parts.
+void add_parts_of(const AttentionInputs& in, const Plan& plan, const float* shares, double scale,
                   const AttentionTensor& out, const ParallelFor& parallel_for) {
-  const int64_t rows = leading_count(sizes) * sizes.kv_heads, line = sizes.width, head = sizes.keys * line;
+  const AttentionSizes& s = in.sizes;
+  const int64_t rows = leading_count(s) * s.kv_heads, width = s.width;
   parallel_for(rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      int64_t rest = row / sizes.kv_heads, offset = row % sizes.kv_heads * out.head;
-      for (int i = sizes.num_leading - 1; i >= 0; --i) {
-        offset += rest % sizes.leading[i] * out.leading[i];
-        rest /= sizes.leading[i];
-      }
+      Place place = place_of(s, row / s.kv_heads);
+      place.kv_head = row % s.kv_heads;
+      const int64_t offset = leading_offset(out.leading, place, s.num_leading) + place.kv_head * out.head;
+      Interval seen[kMaxSplits];
+      for (int64_t p = 0; p < plan.query_parts; ++p)
+        seen[p] = keys_seen(in, place, {plan.part_begin(p), plan.part_begin(p + 1)});
       dispatch_floating(out.dtype, "attention", [&]<class T>() {
-        T* to = static_cast<T*>(out.data) + offset;
-        for (int64_t key = 0; key < sizes.keys; ++key) {
-          for (int64_t c = 0; c < line; ++c) {
-            double sum = 0;
-            for (int64_t p = 0; p < parts; ++p) {
-              sum += static_cast<double>(shares[(p * rows + row) * head + key * line + c]);
+        for (int64_t key = 0; key < s.keys; ++key) {
+          T* to = static_cast<T*>(out.data) + offset + key * out.row;
+          for (int64_t first = 0; first < width; first += kChunk) {
+            const int64_t n = std::min(kChunk, width - first);
+            double sum[kChunk] = {};
+            for (int64_t p = 0; p < plan.query_parts; ++p) {
+              if (key < seen[p].begin || key >= seen[p].end) continue;
+              const float* share = shares + ((p * rows + row) * s.keys + key) * width + first;
+              for (int64_t c = 0; c < n; ++c) sum[c] += static_cast<double>(share[c]);
             }
-            write(to + key * out.row + c * out.col, sum * scale);
+            for (int64_t c = 0; c < n; ++c) write(to + (first + c) * out.col, sum[c] * scale);
           }
         }
       });
@@ -169,6 +177,7 @@ BackwardSums::BackwardSums(const AttentionBackward& params, const Plan& plan, fl
     if (params.dk.data != nullptr) dk = pieces.take(count);
     if (params.dv.data != nullptr) dv = pieces.take(count);
   }
+  uncleared = pieces.used();
   for (int b = 0; b < 2; ++b) {
     if (params.dbias[b].data == nullptr) continue;
     extents[b] = extent_of(params.dbias[b], s);
@@ -188,7 +197,7 @@ int64_t BackwardSums::kv_row(const AttentionSizes& sizes, const Place& place) co
 
 void clear_sums(const AttentionBackward& params, const Plan& plan, const BackwardSums& sums,
                 const ParallelFor& parallel_for) {
-  zero(sums.pieces.base(), sums.floats, parallel_for);
+  zero(sums.pieces.base() + sums.uncleared, sums.floats - sums.uncleared, parallel_for);
   for (int b = 0; b < 2; ++b) {
     if (params.dbias[b].data == nullptr || plan.kinds[b] != BiasKind::kDense || plan.stripe > 0) continue;
     zero_bias(params.in.sizes, sums.extents[b], params.dbias[b], parallel_for);
@@ -198,8 +207,8 @@ void clear_sums(const AttentionBackward& params, const Plan& plan, const Backwar
 void finish_sums(const AttentionBackward& params, const Plan& plan, const BackwardSums& sums,
                  const ParallelFor& parallel_for) {
   const AttentionSizes& s = params.in.sizes;
-  if (sums.dk) add_parts_of(s, sums.dk, plan.query_parts, params.in.scale, params.dk, parallel_for);
-  if (sums.dv) add_parts_of(s, sums.dv, plan.query_parts, 1, params.dv, parallel_for);
+  if (sums.dk) add_parts_of(params.in, plan, sums.dk, params.in.scale, params.dk, parallel_for);
+  if (sums.dv) add_parts_of(params.in, plan, sums.dv, 1, params.dv, parallel_for);
   for (int b = 0; b < 2; ++b) {
     const AttentionBias& out = params.dbias[b];
     if (sums.dense[b]) add_dense(s, sums.dense[b], plan.splits, sums.extents[b], out, parallel_for);

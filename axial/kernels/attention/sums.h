@@ -12,12 +12,13 @@ namespace axial::kernels::attention {
 struct BackwardSums {
   BackwardSums(const AttentionBackward& params, const Plan& plan, float* base);
   Pieces pieces;
-  float* dk = nullptr;      ///< [P, X.., G, J, D]
+  float* dk = nullptr;      ///< [P, X.., G, J, D], of the keys that the part's queries see
   float* dv = nullptr;      ///< as dk
   float* dense[2] = {};     ///< [S, extent.count] of biases that stay packed
   float* by_key[2] = {};    ///< [R, P, J]
   float* by_query[2] = {};  ///< [R, I]
   BiasExtent extents[2];    ///< of the dense ones
+  int64_t uncleared = 0;    ///< floats of dk and dv: each part clears what it adds to
   int64_t floats = 0;
 
   int64_t kv_row(const AttentionSizes& sizes, const Place& place) const;
