@@ -162,7 +162,7 @@ void few_head(const AttentionForward& p, const FewBuffers& b, std::span<FewRow> 
   const Matrix k = head_matrix(in.k, rows[0].place, n, rows[0].place.kv_head, 0);
   const Matrix v = head_matrix(in.v, rows[0].place, n, rows[0].place.kv_head, 0);
   const bool packed = k.col != 1 || v.col != 1;
-  for (int64_t first = seen.begin; first < seen.end; first += kFewKeys) {
+  for (int64_t first = seen.begin / kFewKeys * kFewKeys; first < seen.end; first += kFewKeys) {
     const int64_t count = std::min(kFewKeys, seen.end - first);
     const Matrix keys = few_rows(k, first, count, in.sizes.width, packed, b.pitch, b.k);
     const Matrix values = few_rows(v, first, count, in.sizes.width, packed, b.pitch, b.v);

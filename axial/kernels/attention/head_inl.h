@@ -35,11 +35,27 @@ HWY_INLINE Head head_of(const AttentionInputs& in, const Place& place, int64_t m
   return head;
 }
 
-/// k[j * width ..] and v for the blocks of keys that hold `keys`, zero where no query looks: a cache may hold
-/// anything there.
+/// Zero the packed rows of keys inside `keys` that none of the queries sees: a cache may hold anything there,
+/// and the queries of a tile meet each other's keys times 0.
 template <int64_t kKeys>
-void pack_keys(const AttentionInputs& in, const Place& place, const Interval& keys, int64_t width, float* k,
-               float* v) {
+void zero_unseen(const AttentionInputs& in, const Place& place, const Interval& queries, const Interval& keys,
+                 int64_t width, float* k, float* v) {
+  if (in.key_begin.data == nullptr && in.key_end.data == nullptr && in.mask.query_block == 0) return;
+  for (int64_t first = keys.begin / kKeys * kKeys; first < keys.end; first += kKeys) {
+    const Interval block{std::max(first, keys.begin), std::min(first + kKeys, keys.end)};
+    const uint64_t seen = attention::seen_bits(in, place, queries, block);
+    for (int64_t key = block.begin; key < block.end; ++key) {
+      if ((seen >> (key - block.begin) & 1) != 0) continue;
+      std::fill(k + key * width, k + (key + 1) * width, 0.0f);
+      std::fill(v + key * width, v + (key + 1) * width, 0.0f);
+    }
+  }
+}
+
+/// k[j * width ..] and v for the blocks of keys that hold `keys`, zero where none of the queries looks.
+template <int64_t kKeys>
+void pack_keys(const AttentionInputs& in, const Place& place, const Interval& queries, const Interval& keys,
+               int64_t width, float* k, float* v) {
   if (keys.empty()) return;
   const int64_t first = keys.begin / kKeys * kKeys, last = attention::round_up(keys.end, kKeys);
   const int64_t rows = keys.end - keys.begin, padded = last - keys.begin;
@@ -50,6 +66,7 @@ void pack_keys(const AttentionInputs& in, const Place& place, const Interval& ke
             k + keys.begin * width);
   pack_rows(head_matrix(in.v, place, n, place.kv_head, keys.begin), rows, in.sizes.width, padded, width,
             v + keys.begin * width);
+  zero_unseen<kKeys>(in, place, queries, keys, width, k, v);
 }
 
 /// Which biases the stripe buffers hold.

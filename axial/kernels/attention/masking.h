@@ -59,6 +59,34 @@ inline bool sees(const AttentionBlockMask& mask, int64_t query, int64_t key) {
   return mask.query_block == 0 || sees_block(mask, query / mask.query_block, key / mask.key_block);
 }
 
+/// Which of the at most 64 keys of a block at least one query sees, a bit per key.
+inline uint64_t seen_bits(const AttentionInputs& in, const Place& place, const Interval& queries,
+                          const Interval& keys) {
+  const auto bits = [&](int64_t begin, int64_t end) {
+    const auto below = [](int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; };
+    return below(end - keys.begin) & ~below(begin - keys.begin);
+  };
+  const bool same = in.key_begin.data == nullptr && in.key_end.data == nullptr;  // for all queries of a block
+  uint64_t seen = 0;
+  // From the last query: of causal ones it sees most.
+  for (int64_t i = queries.end - 1; i >= queries.begin && seen != bits(keys.begin, keys.end); --i) {
+    const Interval all = interval_of(in, place, i);
+    const Interval own{std::max(all.begin, keys.begin), std::min(all.end, keys.end)};
+    if (own.empty()) continue;
+    if (in.mask.query_block == 0) {
+      seen |= bits(own.begin, own.end);
+      continue;
+    }
+    const int64_t size = in.mask.key_block, row = i / in.mask.query_block;
+    for (int64_t block = own.begin / size; block * size < own.end; ++block) {
+      if (!sees_block(in.mask, row, block)) continue;
+      seen |= bits(std::max(own.begin, block * size), std::min(own.end, (block + 1) * size));
+    }
+    if (same) i = row * in.mask.query_block;
+  }
+  return seen;
+}
+
 /// How much of a rectangle of queries and keys the mask lets through.
 enum class Cover { kNone, kSome, kAll };
 

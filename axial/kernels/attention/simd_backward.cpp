@@ -252,7 +252,7 @@ void backward_stripe(const AttentionBackward& p, const Plan& plan, int64_t own, 
     const Interval keys = keys_seen(p.in, place, stripe);
     const int64_t first = keys.begin / kBackwardKeys * kBackwardKeys;
     const int64_t last = attention::round_up(keys.end, kBackwardKeys);
-    pack_keys<kBackwardKeys>(p.in, place, keys, b.width, b.k, b.v);
+    pack_keys<kBackwardKeys>(p.in, place, stripe, keys, b.width, b.k, b.v);
     std::fill(b.dk + first * b.pitch, b.dk + last * b.pitch, 0.0f);
     std::fill(b.dv + first * b.pitch, b.dv + last * b.pitch, 0.0f);
     for (int64_t r = 0; r < plan.group; ++r) {

@@ -213,7 +213,7 @@ void forward_unit(const AttentionForward& p, const Plan& plan, int64_t unit, con
     const Place place = plan.place(own, w);
     const Interval keys = keys_seen(p.in, place, queries);
     Upcoming upcoming = upcoming_of(p, plan, own, w + 1, split, queries);
-    pack_keys<kForwardKeys>(p.in, place, keys, b.width, b.k, b.v);
+    pack_keys<kForwardKeys>(p.in, place, queries, keys, b.width, b.k, b.v);
     for (int64_t r = 0; r < plan.group; ++r) {
       const Head head = head_of(p.in, place, r);
       pack_head<kForwardKeys>(p.in, plan, head, queries, keys, b.terms, stripes);

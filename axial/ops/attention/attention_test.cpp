@@ -255,6 +255,40 @@ TEST(AttentionOp, MemoryIsThatOfTheResults) {
   EXPECT_EQ(memory.live(), 0);
 }
 
+// Keys in a gap between intervals, or that the block mask leaves out, are no numbers: nothing may show it.
+TEST(AttentionOp, KeysThatNoQuerySeesMayBeAnything) {
+  for (const int64_t queries : {4, 70}) {
+    std::vector<int64_t> begin, end;
+    for (int64_t i = 0; i < queries; ++i) {
+      begin.push_back(i % 2 == 0 ? 0 : 40);
+      end.push_back(i % 2 == 0 ? 20 : 100);
+    }
+    AttentionPattern gap, blocks;
+    gap.key_begin = at::tensor(begin, at::kLong);
+    gap.key_end = at::tensor(end, at::kLong);
+    blocks.query_block = 128;
+    blocks.key_block = 20;
+    blocks.mask_rows = at::tensor(std::vector<int64_t>{0, 3}, at::kLong);
+    blocks.mask_columns = at::tensor(std::vector<int64_t>{0, 2, 4}, at::kLong);
+    for (const AttentionPattern& pattern : {gap, blocks}) {
+      const Tensor q = random_normal({queries, 1, 8}, at::kFloat, "q").requires_grad_();
+      Tensor k = random_normal({100, 1, 8}, at::kFloat, "k"), v = random_normal({100, 1, 8}, at::kFloat, "v");
+      const auto run = [&] {
+        const Tensor out = attention(q, k, v, std::nullopt, std::nullopt, pattern);
+        const at::NoGradGuard no_grad;
+        return Tensors{out, torch::autograd::grad({out}, {q}, {at::ones_like(out)})[0],
+                       attention(q, k, v, std::nullopt, std::nullopt, pattern)};
+      };
+      const Tensors clean = run();
+      k.narrow(0, 20, 20).fill_(NAN);
+      v.narrow(0, 20, 20).fill_(INFINITY);
+      const Tensors spoiled = run();
+      for (size_t i = 0; i < clean.size(); ++i)
+        EXPECT_TRUE(at::equal(clean[i], spoiled[i])) << queries << " " << i;
+    }
+  }
+}
+
 TEST(AttentionOp, PositionsFarApartKeepTheirDistance) {
   for (const int64_t far : {int64_t{1} << 24, int64_t{1000000007}, int64_t{1} << 40}) {
     Tensor positions = at::arange(20, at::kLong).mul_(7).add_(far);
