@@ -23,7 +23,10 @@ def library_dir() -> pathlib.Path:
 
 
 def program_path() -> pathlib.Path:
-    """Return the path of the program `axial` that belongs to this package."""
+    """Return the path of the program `axial` that belongs to this package.
+
+    It finds torch's libraries beside the package, as pip installs them; `python -m axial` finds them anywhere.
+    """
     return _HERE / "bin" / "axial"
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python package loads the operators, knows its version, and refuses a torch it does not fit."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -60,6 +61,9 @@ def test_another_torch_is_refused():
     assert "was built with torch" in done.stderr and "found 1.0" in done.stderr
 
 
-def test_the_program_belongs_to_the_package():
-    done = subprocess.run([axial.program_path(), "--version"], capture_output=True, text=True)
+def test_the_program_belongs_to_the_package(tmp_path):
+    environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-m", "axial", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert axial.program_path().is_file()
     assert done.returncode == 0 and axial.__version__ in done.stdout
