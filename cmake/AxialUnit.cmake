@@ -74,8 +74,12 @@ function(axial_layer name)
   if(AXIAL_TESTS AND TEST_SOURCES)
     _axial_program(${target}_tests "${TEST_SOURCES}" ${target})
     target_link_libraries(${target}_tests PRIVATE GTest::gmock GTest::gtest_main)
+    set(test_seconds 300)
+    if(AXIAL_SANITIZE)
+      set(test_seconds 1800)  # ten to thirty times as long
+    endif()
     gtest_discover_tests(${target}_tests TEST_PREFIX ${name}/ DISCOVERY_MODE PRE_TEST
-      PROPERTIES LABELS cpu TIMEOUT 300)
+      PROPERTIES LABELS cpu TIMEOUT ${test_seconds})
   endif()
   if(AXIAL_TESTS)
     foreach(source IN LISTS FUZZ_SOURCES)

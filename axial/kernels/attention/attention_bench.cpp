@@ -69,7 +69,7 @@ void BM_AttentionBackward(benchmark::State& state, const AttentionShape& shape) 
   report(state, shape);
 }
 
-const bool registered = [] {
+[[maybe_unused]] const bool kRegistered = [] {
   for (const AttentionShape& shape : test::attention_shapes()) {
     benchmark::RegisterBenchmark(("BM_AttentionForward/" + shape.name).c_str(), BM_AttentionForward, shape);
     benchmark::RegisterBenchmark(("BM_AttentionBackward/" + shape.name).c_str(), BM_AttentionBackward, shape);
