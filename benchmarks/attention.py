@@ -210,7 +210,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, choices=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--picture", type=pathlib.Path)
@@ -220,7 +220,11 @@ def main() -> None:
         return worker(args.case, args.worker.split(","), args.rounds, args.threads)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     rows = []
-    for case in [args.case] if args.case else CASES:
+    cases = [args.case] if args.case else list(CASES)
+    for number, case in enumerate(cases, 1):
+        print(
+            f"case {number} of {len(cases)}, half a minute or more each: {case}", file=sys.stderr, flush=True
+        )
         rows.append(measure(case, args.rounds, args.threads))
         print(row_text(rows[-1]), flush=True)
     if args.json:

@@ -27,7 +27,8 @@ bool advised(const void* address) {
 }
 
 TEST(KernelCall, LargeResultsAskForHugePages) {
-  if (!std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled")) GTEST_SKIP() << "no huge pages here";
+  if (const char* setting = "/sys/kernel/mm/transparent_hugepage/enabled"; !std::ifstream(setting))
+    GTEST_SKIP() << "this system has no transparent huge pages: " << setting << " is missing";
   const at::Tensor large = empty({64, 1 << 20}, at::kByte);
   EXPECT_TRUE(advised(static_cast<char*>(large.data_ptr()) + large.nbytes() / 2));
   EXPECT_EQ(large.fill_(3).sum().item<int64_t>(), 3 * large.numel());
