@@ -15,6 +15,8 @@
 
 namespace axial::parallel {
 
+class Communicator;
+
 /// Tensors by name, in name order.
 using NamedTensors = std::map<std::string, at::Tensor>;
 
@@ -30,6 +32,7 @@ struct StepContext {
   RngKey key;                     ///< of (seed, step): dropout draws from key.child(site)
   bool training = false;          ///< dropout acts
   DecodeState* decode = nullptr;  ///< set while decoding
+  Communicator* ranks = nullptr;  ///< for the collectives of a block; set by the runner
 };
 
 /// A piece of a model that the runner may cut at. A foreign model is one block.

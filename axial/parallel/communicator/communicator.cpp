@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Argument checks and byte counts common to all communicators, and the communicator of one rank.
+// Argument checks, byte counts, and the cutting and joining along dims around flat transports.
 //
 // Bytes are those of the usual algorithms: a rank of a group of n sends 2 (n - 1) / n of the tensor in an
-// all_reduce, (n - 1) / n in a reduce_scatter or all_to_all, n - 1 times its piece in an all_gather.
+// all_reduce, (n - 1) / n in a reduce_scatter, what goes to others in an all_to_all, n - 1 times its piece
+// in an all_gather.
 #include "axial/parallel/communicator/communicator.h"
 
-#include "axial/core/check/check.h"
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "axial/parallel/communicator/watch.h"
 
 namespace axial::parallel {
 
@@ -28,112 +34,319 @@ void check_divisible(const char* op, const at::Tensor& tensor, int64_t dim, int6
               op, size, tensor.size(dim));
 }
 
-// A group of one: every collective is the identity.
-class SelfCommunicator final : public Communicator {
- public:
-  using Communicator::Communicator;
-
- private:
-  at::Tensor do_all_reduce(const at::Tensor& tensor, const Group&, ReduceOp) override { return tensor; }
-  at::Tensor do_all_gather(const at::Tensor& tensor, int64_t, const Group&) override { return tensor; }
-  at::Tensor do_reduce_scatter(const at::Tensor& tensor, int64_t, const Group&, ReduceOp) override {
-    return tensor;
-  }
-  at::Tensor do_all_to_all(const at::Tensor& tensor, int64_t, int64_t, const Group&) override {
-    return tensor;
-  }
-  at::Tensor do_broadcast(const at::Tensor& tensor, int64_t, const Group&) override { return tensor; }
-  // send and recv need a peer, which a group of one has not: the checks before refuse every call.
-  void do_send(const at::Tensor&, int64_t, const Group&) override {}
-  void do_recv(at::Tensor&, int64_t, const Group&) override {}
-  void do_barrier(const Group&) override {}
-};
-
 void check_peer(const char* op, int64_t peer, int64_t size, int64_t rank) {
   AXIAL_CHECK(0 <= peer && peer < size && peer != rank, kOp,
-              "peer of {}; expected another rank of a group of {}, got {} at rank {}", op, size, peer, rank);
+              "peer of {}; expected another rank of a group of {}, got {} at rank {}", op, peer, size, rank);
+}
+
+// One size per rank, none negative; of this rank's piece and of all where they are known.
+void check_sizes(const char* op, const Sizes& sizes, const Group& group, int64_t own, int64_t total) {
+  AXIAL_CHECK(static_cast<int64_t>(sizes.size()) == group.size(), kOp,
+              "sizes of {}; expected one for each of {} ranks, got {}", op, group.size(), sizes.size());
+  for (const int64_t size : sizes) {
+    AXIAL_CHECK(size >= 0, kOp, "sizes of {}; expected none below 0, got [{}]", op, fmt::join(sizes, ", "));
+  }
+  const int64_t sum = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
+  AXIAL_CHECK(own < 0 || sizes[static_cast<size_t>(group.rank)] == own, kOp,
+              "sizes [{}] of {}; expected {} for rank {} of the group", fmt::join(sizes, ", "), op, own,
+              group.rank);
+  AXIAL_CHECK(total < 0 || sum == total, kOp, "sizes [{}] of {}; expected a sum of {}, got {}",
+              fmt::join(sizes, ", "), op, total, sum);
+}
+
+bool is_narrow(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
+}
+
+int64_t largest(const Sizes& sizes) { return *std::max_element(sizes.begin(), sizes.end()); }
+
+// `tensor` lengthened along `dim` to `size` with zeros.
+at::Tensor padded(const at::Tensor& tensor, int64_t dim, int64_t size) {
+  if (tensor.size(dim) == size) return tensor;
+  std::vector<int64_t> shape = tensor.sizes().vec();
+  shape[static_cast<size_t>(dim)] = size - tensor.size(dim);
+  return at::cat({tensor, at::zeros(shape, tensor.options())}, dim);
+}
+
+// The pieces of `tensor` along `dim`, each lengthened to the largest, one after the other in dim 0.
+at::Tensor stacked(const at::Tensor& tensor, int64_t dim, const Sizes& sizes) {
+  std::vector<at::Tensor> pieces = tensor.split_with_sizes(sizes, dim);
+  for (at::Tensor& piece : pieces) piece = padded(piece, dim, largest(sizes));
+  return at::stack(pieces);
 }
 
 }  // namespace
 
-Communicator::Communicator(Mesh mesh) : mesh_(std::move(mesh)) {}
-
-Communicator::Group Communicator::group_of(const Axes& axes) const {
-  return {axes, mesh_.group_size(axes), mesh_.group_rank(axes, mesh_.rank())};
+Communicator::Communicator(Mesh mesh) : mesh_(std::move(mesh)) {
+  AXIAL_CHECK(mesh_.world_size() == 1, kOp, "a communicator without transport; expected one rank, got {}",
+              mesh_.world_size());
 }
 
-void Communicator::count(const char* op, const Group& group, int64_t bytes) {
-  Traffic& traffic = traffic_[{fmt::format("{}", fmt::join(group.axes, "+")), op}];
+Communicator::Communicator(Mesh mesh, std::unique_ptr<Transport> transport, std::shared_ptr<Watch> watch,
+                           Options options)
+    : mesh_(std::move(mesh)), watch_(std::move(watch)), transport_(std::move(transport)), options_(options) {
+  AXIAL_CHECK(transport_ != nullptr, kOp, "transport; expected one, got none");
+}
+
+Communicator::~Communicator() = default;
+
+const Group& Communicator::group_of(const Axes& axes) {
+  mesh_.group_size(axes);  // refuses unknown and repeated names
+  std::string name;
+  for (const MeshAxis& axis : mesh_.axes()) {
+    if (std::find(axes.begin(), axes.end(), axis.name) == axes.end()) continue;
+    name += (name.empty() ? "" : "+") + axis.name;
+  }
+  auto found = groups_.find(name);
+  if (found == groups_.end()) {
+    Group group{name, mesh_.group(axes, mesh_.rank()), mesh_.group_rank(axes, mesh_.rank())};
+    found = groups_.emplace(std::move(name), std::move(group)).first;
+  }
+  return found->second;
+}
+
+void Communicator::count(const char* op, const Group& group, int64_t bytes, int64_t padding) {
+  Traffic& traffic = traffic_[{group.name, op}];
   traffic.calls += 1;
   traffic.bytes += bytes;
+  traffic.padding += padding;
+}
+
+// Debug: every rank of the group says what it is about to do; a difference is everybody's error.
+void Communicator::compare(const char* op, const at::Tensor& tensor, const Group& group) {
+  constexpr int64_t kLine = 256;
+  // Pieces of an all_to_all may differ from rank to rank.
+  const bool same_shape = std::string_view(op) != "all_to_all";
+  std::string line =
+      fmt::format("{} {}{}", op, same_shape ? fmt::format("[{}] ", fmt::join(tensor.sizes(), ", ")) : "",
+                  c10::toString(tensor.scalar_type()));
+  line.resize(kLine, '\0');
+  const at::Tensor mine = at::empty({kLine}, at::kByte);
+  std::copy(line.begin(), line.end(), mine.mutable_data_ptr<uint8_t>());
+  const at::Tensor all = at::empty({group.size(), kLine}, at::kByte);
+  count("control", group, kLine * (group.size() - 1));
+  transport_->all_gather(all.view({-1}), mine, group)();
+  for (int64_t r = 0; r < group.size(); ++r) {
+    const at::Tensor row = all[r];
+    const std::string other(reinterpret_cast<const char*>(row.const_data_ptr<uint8_t>()), kLine);
+    if (other == line) continue;
+    throw CollectiveError(
+        fmt::format("[{}] call #{} over '{}' differs between ranks; rank {} makes {}, rank {} makes {}", kOp,
+                    sequence_[group.name], group.name, mesh_.rank(), line.c_str(),
+                    group.ranks[static_cast<size_t>(r)], other.c_str()));
+  }
+}
+
+Pending Communicator::launch(const char* op, const at::Tensor& tensor, const Group& group,
+                             const std::function<Wait()>& start, std::function<at::Tensor()> finish,
+                             int64_t peer) {
+  const int64_t number = ++sequence_[peer < 0 ? group.name : fmt::format("{}:{}:{}", group.name, op, peer)];
+  std::string call = fmt::format("{} #{} over '{}'", op, number, group.name);
+  std::vector<int64_t> ranks = group.ranks;
+  if (peer >= 0) {
+    ranks = {group.ranks[static_cast<size_t>(peer)]};
+    call += fmt::format(" with rank {}", ranks[0]);
+  }
+  // Runs `part` of the call; what goes wrong in it is explained by whoever watches the world.
+  const auto guarded = [call, ranks, watch = watch_, rank = mesh_.rank()](const auto& part) {
+    if (watch) watch->enter(call);
+    try {
+      part();
+    } catch (const CollectiveError&) {
+      throw;
+    } catch (const std::exception& error) {
+      const std::string why = watch ? watch->explain(call, ranks, error.what()) : error.what();
+      throw CollectiveError(fmt::format("[{}] {} at rank {} cannot complete: {}", kOp, call, rank, why));
+    }
+    if (watch) watch->leave();
+  };
+  Wait wait;
+  guarded([&] {
+    if (options_.compare_calls && tensor.defined()) compare(op, tensor, group);
+    wait = start();
+  });
+  return Pending([guarded, wait = std::move(wait), finish = std::move(finish)] {
+    if (wait) guarded(wait);
+    return finish();
+  });
+}
+
+Pending Communicator::start_all_reduce_(at::Tensor tensor, const Axes& axes, ReduceOp op) {
+  const Group& group = group_of(axes);
+  AXIAL_CHECK(tensor.is_contiguous(), kOp, "tensor of all_reduce_; expected a contiguous one");
+  const bool widen = is_narrow(tensor) && group.size() > 1 && transport_->sums_in_own_dtype();
+  const at::Tensor buffer = widen ? tensor.to(at::kFloat) : tensor;
+  count("all_reduce", group, 2 * bytes_of(buffer) * (group.size() - 1) / group.size());
+  const auto finish = [tensor, buffer, widen] { return widen ? tensor.copy_(buffer) : tensor; };
+  if (group.size() == 1) return Pending(finish);
+  return launch(
+      "all_reduce", tensor, group, [&] { return transport_->all_reduce(buffer, group, op); }, finish);
+}
+
+Pending Communicator::start_all_reduce(const at::Tensor& tensor, const Axes& axes, ReduceOp op) {
+  if (group_of(axes).size() == 1) return start_all_reduce_(tensor.contiguous(), axes, op);
+  return start_all_reduce_(tensor.clone(at::MemoryFormat::Contiguous), axes, op);
 }
 
 at::Tensor Communicator::all_reduce(const at::Tensor& tensor, const Axes& axes, ReduceOp op) {
-  const Group group = group_of(axes);
-  count("all_reduce", group, 2 * bytes_of(tensor) * (group.size - 1) / group.size);
-  return do_all_reduce(tensor, group, op);
+  return start_all_reduce(tensor, axes, op).wait();
 }
 
-at::Tensor Communicator::all_gather(const at::Tensor& tensor, int64_t dim, const Axes& axes) {
-  const Group group = group_of(axes);
+Pending Communicator::start_all_gather(const at::Tensor& tensor, int64_t dim, const Axes& axes, Sizes sizes) {
+  const Group& group = group_of(axes);
   dim = checked_dim("all_gather", tensor, dim);
-  count("all_gather", group, bytes_of(tensor) * (group.size - 1));
-  return do_all_gather(tensor, dim, group);
+  if (sizes.empty()) sizes.assign(static_cast<size_t>(group.size()), tensor.size(dim));
+  check_sizes("all_gather", sizes, group, tensor.size(dim), -1);
+  if (group.size() == 1) {
+    count("all_gather", group, 0);
+    return Pending([tensor] { return tensor; });
+  }
+  const at::Tensor in = padded(tensor, dim, largest(sizes)).contiguous();
+  count("all_gather", group, bytes_of(in) * (group.size() - 1),
+        (bytes_of(in) - bytes_of(tensor)) * (group.size() - 1));
+  std::vector<int64_t> shape = in.sizes().vec();
+  shape.insert(shape.begin(), group.size());
+  const at::Tensor out = at::empty(shape, in.options());
+  const auto start = [&] { return transport_->all_gather(out.view({-1}), in.view({-1}), group); };
+  return launch("all_gather", in, group, start, [in, out, dim, sizes] {
+    if (dim == 0 && largest(sizes) * static_cast<int64_t>(sizes.size()) ==
+                        std::accumulate(sizes.begin(), sizes.end(), int64_t{0})) {
+      return out.flatten(0, 1);
+    }
+    std::vector<at::Tensor> pieces = out.unbind(0);
+    for (size_t r = 0; r < pieces.size(); ++r) pieces[r] = pieces[r].narrow(dim, 0, sizes[r]);
+    return at::cat(pieces, dim);
+  });
 }
 
-at::Tensor Communicator::reduce_scatter(const at::Tensor& tensor, int64_t dim, const Axes& axes,
-                                        ReduceOp op) {
-  const Group group = group_of(axes);
+at::Tensor Communicator::all_gather(const at::Tensor& tensor, int64_t dim, const Axes& axes, Sizes sizes) {
+  return start_all_gather(tensor, dim, axes, std::move(sizes)).wait();
+}
+
+Pending Communicator::start_reduce_scatter(const at::Tensor& tensor, int64_t dim, const Axes& axes,
+                                           ReduceOp op, Sizes sizes) {
+  const Group& group = group_of(axes);
   dim = checked_dim("reduce_scatter", tensor, dim);
-  check_divisible("reduce_scatter", tensor, dim, group.size);
-  count("reduce_scatter", group, bytes_of(tensor) * (group.size - 1) / group.size);
-  return do_reduce_scatter(tensor, dim, group, op);
+  if (sizes.empty()) {
+    check_divisible("reduce_scatter", tensor, dim, group.size());
+    sizes.assign(static_cast<size_t>(group.size()), tensor.size(dim) / group.size());
+  }
+  check_sizes("reduce_scatter", sizes, group, -1, tensor.size(dim));
+  if (group.size() == 1) {
+    count("reduce_scatter", group, 0);
+    return Pending([tensor] { return tensor; });
+  }
+  const bool widen = is_narrow(tensor) && transport_->sums_in_own_dtype();
+  const at::Tensor source = widen ? tensor.to(at::kFloat) : tensor;
+  at::Tensor in = stacked(source, dim, sizes);
+  if (in.is_alias_of(tensor)) in = in.clone();
+  count("reduce_scatter", group, bytes_of(in) * (group.size() - 1) / group.size(),
+        (bytes_of(in) - bytes_of(source)) * (group.size() - 1) / group.size());
+  const at::Tensor out = at::empty(in.sizes().slice(1), in.options());
+  const auto start = [&] { return transport_->reduce_scatter(out.view({-1}), in.view({-1}), group, op); };
+  const int64_t own = sizes[static_cast<size_t>(group.rank)];
+  return launch("reduce_scatter", in, group, start, [in, out, dim, own, dtype = tensor.scalar_type()] {
+    return out.narrow(dim, 0, own).to(dtype).contiguous();
+  });
+}
+
+at::Tensor Communicator::reduce_scatter(const at::Tensor& tensor, int64_t dim, const Axes& axes, ReduceOp op,
+                                        Sizes sizes) {
+  return start_reduce_scatter(tensor, dim, axes, op, std::move(sizes)).wait();
+}
+
+Pending Communicator::start_all_to_all(const at::Tensor& tensor, int64_t split_dim, int64_t join_dim,
+                                       const Axes& axes, Sizes split_sizes, Sizes join_sizes) {
+  const Group& group = group_of(axes);
+  const auto n = static_cast<size_t>(group.size());
+  split_dim = checked_dim("all_to_all", tensor, split_dim);
+  join_dim = checked_dim("all_to_all", tensor, join_dim);
+  if (split_sizes.empty()) {
+    check_divisible("all_to_all", tensor, split_dim, group.size());
+    split_sizes.assign(n, tensor.size(split_dim) / group.size());
+  }
+  check_sizes("all_to_all", split_sizes, group, -1, tensor.size(split_dim));
+  const auto me = static_cast<size_t>(group.rank);
+  if (join_sizes.empty())
+    join_sizes.assign(n, split_dim == join_dim ? split_sizes[me] : tensor.size(join_dim));
+  check_sizes("all_to_all", join_sizes, group,
+              split_dim == join_dim ? split_sizes[me] : tensor.size(join_dim), -1);
+  if (n == 1) {
+    count("all_to_all", group, 0);
+    return Pending([tensor] { return tensor; });
+  }
+  std::vector<at::Tensor> pieces = tensor.split_with_sizes(split_sizes, split_dim);
+  std::vector<std::vector<int64_t>> shapes(n, pieces[me].sizes().vec());
+  std::vector<int64_t> in_sizes, out_sizes;
+  for (size_t r = 0; r < n; ++r) {
+    shapes[r][static_cast<size_t>(join_dim)] = join_sizes[r];
+    in_sizes.push_back(pieces[r].numel());
+    out_sizes.push_back(c10::multiply_integers(shapes[r]));
+    pieces[r] = pieces[r].reshape({-1});
+  }
+  count("all_to_all", group, bytes_of(tensor) - bytes_of(pieces[me]));
+  const at::Tensor in = at::cat(pieces);
+  const at::Tensor out =
+      at::empty({std::accumulate(out_sizes.begin(), out_sizes.end(), int64_t{0})}, in.options());
+  const auto start = [&] { return transport_->all_to_all(out, in, out_sizes, in_sizes, group); };
+  return launch("all_to_all", in, group, start, [in, out, shapes, out_sizes, join_dim] {
+    std::vector<at::Tensor> joined = out.split_with_sizes(out_sizes);
+    for (size_t r = 0; r < joined.size(); ++r) joined[r] = joined[r].view(shapes[r]);
+    return at::cat(joined, join_dim);
+  });
 }
 
 at::Tensor Communicator::all_to_all(const at::Tensor& tensor, int64_t split_dim, int64_t join_dim,
-                                    const Axes& axes) {
-  const Group group = group_of(axes);
-  split_dim = checked_dim("all_to_all", tensor, split_dim);
-  join_dim = checked_dim("all_to_all", tensor, join_dim);
-  check_divisible("all_to_all", tensor, split_dim, group.size);
-  count("all_to_all", group, bytes_of(tensor) * (group.size - 1) / group.size);
-  return do_all_to_all(tensor, split_dim, join_dim, group);
+                                    const Axes& axes, Sizes split_sizes, Sizes join_sizes) {
+  return start_all_to_all(tensor, split_dim, join_dim, axes, std::move(split_sizes), std::move(join_sizes))
+      .wait();
 }
 
 at::Tensor Communicator::broadcast(const at::Tensor& tensor, int64_t root, const Axes& axes) {
-  const Group group = group_of(axes);
-  AXIAL_CHECK(0 <= root && root < group.size, kOp, "root of broadcast; expected one of [0, {}), got {}",
-              group.size, root);
-  count("broadcast", group, root == group.rank ? bytes_of(tensor) * (group.size - 1) : 0);
-  return do_broadcast(tensor, root, group);
+  const Group& group = group_of(axes);
+  AXIAL_CHECK(0 <= root && root < group.size(), kOp, "root of broadcast; expected one of [0, {}), got {}",
+              group.size(), root);
+  count("broadcast", group, root == group.rank ? bytes_of(tensor) * (group.size() - 1) : 0);
+  if (group.size() == 1) return tensor;
+  const at::Tensor buffer = tensor.clone(at::MemoryFormat::Contiguous);
+  const auto start = [&] { return transport_->broadcast(buffer, root, group); };
+  return launch("broadcast", buffer, group, start, [buffer] { return buffer; }).wait();
+}
+
+Pending Communicator::start_send(const at::Tensor& tensor, int64_t peer, const Axes& axes) {
+  const Group& group = group_of(axes);
+  check_peer("send", peer, group.size(), group.rank);
+  count("send", group, bytes_of(tensor));
+  const at::Tensor buffer = tensor.contiguous();
+  return launch(
+      "send", {}, group, [&] { return transport_->send(buffer, peer, group); }, [buffer] { return buffer; },
+      peer);
+}
+
+Pending Communicator::start_recv(at::Tensor into, int64_t peer, const Axes& axes) {
+  const Group& group = group_of(axes);
+  check_peer("recv", peer, group.size(), group.rank);
+  AXIAL_CHECK(into.is_contiguous(), kOp, "tensor of recv; expected a contiguous one");
+  count("recv", group, 0);
+  return launch(
+      "recv", {}, group, [&] { return transport_->recv(into, peer, group); }, [into] { return into; }, peer);
 }
 
 void Communicator::send(const at::Tensor& tensor, int64_t peer, const Axes& axes) {
-  const Group group = group_of(axes);
-  check_peer("send", peer, group.size, group.rank);
-  count("send", group, bytes_of(tensor));
-  do_send(tensor, peer, group);
+  start_send(tensor, peer, axes).wait();
 }
 
 void Communicator::recv(at::Tensor& into, int64_t peer, const Axes& axes) {
-  const Group group = group_of(axes);
-  check_peer("recv", peer, group.size, group.rank);
-  count("recv", group, 0);
-  do_recv(into, peer, group);
+  start_recv(into, peer, axes).wait();
 }
 
 void Communicator::barrier(const Axes& axes) {
-  const Group group = group_of(axes);
-  count("barrier", group, 0);
-  do_barrier(group);
-}
-
-std::unique_ptr<Communicator> make_communicator(Mesh mesh) {
-  if (mesh.world_size() != 1) {
-    fail<UnsupportedError>(kOp, "this build runs one rank; expected a world size of 1, got {}",
-                           mesh.world_size());
-  }
-  return std::make_unique<SelfCommunicator>(std::move(mesh));
+  const Group& group = group_of(axes);
+  count("control", group, 0);
+  if (group.size() == 1) return;
+  launch(
+      "barrier", {}, group, [&] { return transport_->barrier(group); }, [] { return at::Tensor(); })
+      .wait();
 }
 
 }  // namespace axial::parallel

@@ -1,89 +1,132 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one door to other ranks: collectives along mesh axes, counted in bytes per axis and op. This build
-// has the communicator of a world of one; the runner, the trainer and clipping already go through it.
+// The one door to other ranks: collectives along mesh axes, checked, counted in bytes per axis and op, with
+// errors that name rank, axis, op and culprit. Not differentiable: parallel/collectives is.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "axial/core/check/check.h"
+#include "axial/parallel/communicator/transport.h"
 #include "axial/parallel/mesh/mesh.h"
 
 namespace axial::parallel {
 
-/// How ranks' values are combined.
-enum class ReduceOp { kSum, kMax };
+class Watch;
 
 /// What went over one group by one collective.
 struct Traffic {
   int64_t calls = 0;
-  int64_t bytes = 0;  ///< sent by this rank
+  int64_t bytes = 0;    ///< sent by this rank, as the usual algorithms send them
+  int64_t padding = 0;  ///< of these, what only makes sizes even
 
   friend bool operator==(const Traffic&, const Traffic&) = default;
 };
 
-/// Collectives of one rank. `axes` name the group; all of its ranks must make the same calls in the same
-/// order. Nothing here is differentiable: the runner calls it outside of autograd. Arguments are checked
-/// before any byte is sent: ValueError for an unknown axis, a dim or root out of range, an indivisible dim.
+/// A collective that cannot complete; what() names op, axes, rank, and whom it waited for.
+class CollectiveError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A collective under way.
+class [[nodiscard]] Pending {
+ public:
+  Pending() = default;
+  explicit Pending(std::function<at::Tensor()> finish) : finish_(std::move(finish)) {}
+  /// The result, once; throws CollectiveError.
+  at::Tensor wait() { return std::exchange(finish_, nullptr)(); }
+  bool valid() const { return static_cast<bool>(finish_); }
+
+ private:
+  std::function<at::Tensor()> finish_;
+};
+
+/// Sizes of the ranks' pieces along a dim, where they are not equal.
+using Sizes = std::vector<int64_t>;
+
+/// Collectives of one rank. `axes` name the group in any order; all of its ranks make the same calls in the
+/// same order. Groups of one rank are the identity. start_x returns at once, and x is start_x(..).wait().
+/// Arguments are checked before any byte is sent (ValueError: unknown axis, dim, root or peer, sizes that do
+/// not fit); with `compare_calls` ranks first compare op, shape and dtype. 16-bit sums are made in fp32.
 class Communicator {
  public:
+  struct Options {
+    bool compare_calls = false;  ///< exchange a line about every call before it: debug
+  };
+
+  /// A world of one rank.
   explicit Communicator(Mesh mesh);
-  virtual ~Communicator() = default;
+  /// `watch` (may be null) explains failures; it is started and stopped by its owner's lifetime.
+  Communicator(Mesh mesh, std::unique_ptr<Transport> transport, std::shared_ptr<Watch> watch,
+               Options options);
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
+  ~Communicator();
 
   const Mesh& mesh() const { return mesh_; }
 
-  /// Combine over the group; every rank gets the result.
+  /// Combine over the group; every rank gets the result. A new tensor; start_all_reduce_ works in place on a
+  /// contiguous one, which must not be touched before the wait.
+  Pending start_all_reduce(const at::Tensor& tensor, const Axes& axes, ReduceOp op);
+  Pending start_all_reduce_(at::Tensor tensor, const Axes& axes, ReduceOp op);
   at::Tensor all_reduce(const at::Tensor& tensor, const Axes& axes, ReduceOp op);
-  /// Join the ranks' tensors along `dim`, in group order.
-  at::Tensor all_gather(const at::Tensor& tensor, int64_t dim, const Axes& axes);
-  /// Combine over the group; this rank gets its equal piece along `dim`.
-  at::Tensor reduce_scatter(const at::Tensor& tensor, int64_t dim, const Axes& axes, ReduceOp op);
-  /// Cut along `split_dim`, exchange, join along `join_dim`.
-  at::Tensor all_to_all(const at::Tensor& tensor, int64_t split_dim, int64_t join_dim, const Axes& axes);
-  /// The tensor of the group's rank `root`.
+
+  /// Join the ranks' tensors along `dim`, in group order. `sizes`: how long each rank's is; none: all as
+  /// here.
+  Pending start_all_gather(const at::Tensor& tensor, int64_t dim, const Axes& axes, Sizes sizes = {});
+  at::Tensor all_gather(const at::Tensor& tensor, int64_t dim, const Axes& axes, Sizes sizes = {});
+
+  /// Combine over the group; this rank gets its piece along `dim`. No sizes: equal pieces.
+  Pending start_reduce_scatter(const at::Tensor& tensor, int64_t dim, const Axes& axes, ReduceOp op,
+                               Sizes sizes = {});
+  at::Tensor reduce_scatter(const at::Tensor& tensor, int64_t dim, const Axes& axes, ReduceOp op,
+                            Sizes sizes = {});
+
+  /// Cut along `split_dim` into pieces of `split_sizes`, exchange, join along `join_dim` what has
+  /// `join_sizes` there. No sizes: equal pieces, and joined ones as long as here.
+  Pending start_all_to_all(const at::Tensor& tensor, int64_t split_dim, int64_t join_dim, const Axes& axes,
+                           Sizes split_sizes = {}, Sizes join_sizes = {});
+  at::Tensor all_to_all(const at::Tensor& tensor, int64_t split_dim, int64_t join_dim, const Axes& axes,
+                        Sizes split_sizes = {}, Sizes join_sizes = {});
+
+  /// The tensor of the group's rank `root`; the others pass one of its shape and dtype.
   at::Tensor broadcast(const at::Tensor& tensor, int64_t root, const Axes& axes);
-  /// To and from another rank of the group, by its place in it; recv fills `into`.
+  /// To and from another rank of the group, by its place in it; recv fills a contiguous `into`.
+  Pending start_send(const at::Tensor& tensor, int64_t peer, const Axes& axes);
+  Pending start_recv(at::Tensor into, int64_t peer, const Axes& axes);
   void send(const at::Tensor& tensor, int64_t peer, const Axes& axes);
   void recv(at::Tensor& into, int64_t peer, const Axes& axes);
   /// Return when every rank of the group has come here.
   void barrier(const Axes& axes);
 
-  /// By ("data+ring", "all_reduce"): names of the axes joined, then the collective.
+  /// By ("data+ring", "all_reduce"): names of the axes in mesh order, then the collective. Calls that carry
+  /// no tensor of the caller (comparisons, barriers) are under "control".
   const std::map<std::pair<std::string, std::string>, Traffic>& traffic() const { return traffic_; }
-
- protected:
-  /// The group of a call, resolved.
-  struct Group {
-    const Axes& axes;
-    int64_t size = 1;
-    int64_t rank = 0;
-  };
-  virtual at::Tensor do_all_reduce(const at::Tensor& tensor, const Group& group, ReduceOp op) = 0;
-  virtual at::Tensor do_all_gather(const at::Tensor& tensor, int64_t dim, const Group& group) = 0;
-  virtual at::Tensor do_reduce_scatter(const at::Tensor& tensor, int64_t dim, const Group& group,
-                                       ReduceOp op) = 0;
-  virtual at::Tensor do_all_to_all(const at::Tensor& tensor, int64_t split_dim, int64_t join_dim,
-                                   const Group& group) = 0;
-  virtual at::Tensor do_broadcast(const at::Tensor& tensor, int64_t root, const Group& group) = 0;
-  virtual void do_send(const at::Tensor& tensor, int64_t peer, const Group& group) = 0;
-  virtual void do_recv(at::Tensor& into, int64_t peer, const Group& group) = 0;
-  virtual void do_barrier(const Group& group) = 0;
+  void clear_traffic() { traffic_.clear(); }
 
  private:
-  Group group_of(const Axes& axes) const;
-  void count(const char* op, const Group& group, int64_t bytes);
+  const Group& group_of(const Axes& axes);
+  void count(const char* op, const Group& group, int64_t bytes, int64_t padding = 0);
+  void compare(const char* op, const at::Tensor& tensor, const Group& group);
+  // Compare, note the call, start it; failures at the start or in the wait become CollectiveErrors.
+  Pending launch(const char* op, const at::Tensor& tensor, const Group& group,
+                 const std::function<Wait()>& start, std::function<at::Tensor()> finish, int64_t peer = -1);
 
   Mesh mesh_;
+  std::shared_ptr<Watch> watch_;
+  std::unique_ptr<Transport> transport_;
+  Options options_;
+  std::map<std::string, int64_t> sequence_;  // calls to other ranks, by group; sends and recvs by themselves
+  std::map<std::string, Group> groups_;
   std::map<std::pair<std::string, std::string>, Traffic> traffic_;
 };
-
-/// The communicator of this mesh; throws UnsupportedError for more than one rank.
-std::unique_ptr<Communicator> make_communicator(Mesh mesh);
 
 }  // namespace axial::parallel

@@ -21,7 +21,7 @@ StepRunner::StepRunner(std::vector<Block> blocks, ParameterTable& parameters,
       parameters_(parameters),
       batch_names_(std::move(batch_names)),
       stream_(build_stream(blocks_, batch_names_)),
-      own_communicator_(communicator == nullptr ? make_communicator(Mesh::single()) : nullptr),
+      own_communicator_(communicator == nullptr ? std::make_unique<Communicator>(Mesh::single()) : nullptr),
       communicator_(communicator == nullptr ? *own_communicator_ : *communicator) {
   for (const Block& block : blocks_) {
     for (const std::string& name : block.parameters) {

@@ -130,8 +130,8 @@ TEST(StepRunner, SharedGradientsAreNotWrittenInPlace) {
 
 TEST(StepRunner, ReducesEveryParameterOnceAndTraces) {
   Chain chain(3);
-  const std::unique_ptr<Communicator> self = make_communicator(Mesh::single());
-  StepRunner runner(chain.blocks, chain.table, Chain::batch_names(), self.get());
+  Communicator self(Mesh::single());
+  StepRunner runner(chain.blocks, chain.table, Chain::batch_names(), &self);
   std::string lines;
   double last = 0;
   runner.set_trace([&](const StepPlan& plan, const Action& action, double begin, double end) {
@@ -143,8 +143,7 @@ TEST(StepRunner, ReducesEveryParameterOnceAndTraces) {
   const StepPlan plan = write_training_step(6, 2, {2, 1, 1});
   runner.train(plan, {chain.batch(2, 1), chain.batch(2, 2)}, {}, 1.0);
   EXPECT_EQ(lines, to_string(plan));
-  EXPECT_EQ(self->traffic().at({"data", "all_reduce"}).calls,
-            static_cast<int64_t>(chain.table.rows().size()));
+  EXPECT_EQ(self.traffic().at({"data", "all_reduce"}).calls, static_cast<int64_t>(chain.table.rows().size()));
 }
 
 }  // namespace

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gradients through every differentiable collective equal those of the same function written on one rank.
+#include "axial/parallel/collectives/collectives.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "axial/testing/ranks/ranks.h"
+
+namespace axial::parallel {
+namespace {
+
+using testing::require;
+
+// Every rank knows all ranks' inputs and weights, so each can compute the whole on its own.
+at::Tensor drawn(int64_t rank, at::IntArrayRef shape, int64_t salt) {
+  const int64_t n = c10::multiply_integers(shape);
+  return at::sin(at::arange(n, at::kDouble) * 1.3 + static_cast<double>(rank * 17 + salt)).reshape(shape);
+}
+
+void same(const at::Tensor& got, const at::Tensor& expected, const std::string& what) {
+  require(got.sizes() == expected.sizes() && at::allclose(got, expected, 1e-12, 1e-12),
+          what + ": other values than on one rank");
+}
+
+// y of each rank from x of each rank, on one rank.
+using Whole = std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>&)>;
+using Sharded = std::function<at::Tensor(const at::Tensor&)>;
+
+// The loss is the sum over ranks of (w_r * y_r^2): first and second order (its double backward) are compared.
+// With `replicated`, y is one value on all ranks and the loss counts it once.
+void check(Communicator& ranks, const std::string& what, const std::vector<std::vector<int64_t>>& shapes,
+           const Sharded& op, const Whole& whole, bool replicated_out, bool replicated_in) {
+  const int64_t n = ranks.mesh().world_size(), me = ranks.mesh().rank();
+  std::vector<at::Tensor> xs;
+  for (int64_t r = 0; r < n; ++r) {
+    xs.push_back(drawn(replicated_in ? 0 : r, shapes[static_cast<size_t>(r)], 1));
+    if (!replicated_in || r == 0) xs.back().set_requires_grad(true);
+  }
+  if (replicated_in) {
+    for (size_t r = 1; r < xs.size(); ++r) xs[r] = xs[0];
+  }
+  const std::vector<at::Tensor> ys = whole(xs);
+  at::Tensor loss = at::zeros({}, at::kDouble);
+  for (int64_t r = 0; r < (replicated_out ? 1 : n); ++r) {
+    const at::Tensor& y = ys[static_cast<size_t>(r)];
+    loss = loss + (drawn(r, y.sizes(), 2) * y * y).sum();
+  }
+  const at::Tensor expected = torch::autograd::grad({loss}, {xs[static_cast<size_t>(me)]})[0];
+
+  const at::Tensor x = xs[static_cast<size_t>(me)].detach().clone().set_requires_grad(true);
+  const at::Tensor y = op(x);
+  same(y, ys[static_cast<size_t>(me)], what + " forward");
+  const at::Tensor own = (drawn(replicated_out ? 0 : me, y.sizes(), 2) * y * y).sum();
+  same(torch::autograd::grad({own}, {x})[0], expected, what + " backward");
+}
+
+void check_all(World& world) {
+  const int64_t n = world.size(), me = world.rank();
+  const auto ranks = world.make_communicator(Mesh({{"tensor", n}}, n, me));
+  const Axes axes{"tensor"};
+  Communicator* r = ranks.get();
+  const auto alike = [&](std::vector<int64_t> shape) {
+    return std::vector<std::vector<int64_t>>(static_cast<size_t>(n), std::move(shape));
+  };
+  const auto sum = [](const std::vector<at::Tensor>& xs) { return at::stack(xs).sum(0); };
+  const auto everywhere = [n](const at::Tensor& x) {
+    return std::vector<at::Tensor>(static_cast<size_t>(n), x);
+  };
+  const Sizes uneven = even_sizes(2 * n + 1, n);
+  std::vector<std::vector<int64_t>> shards;
+  for (const int64_t size : uneven) shards.push_back({2, size});
+
+  check(
+      *ranks, "copy_to", alike({3, 2}), [&](const at::Tensor& x) { return copy_to(x, r, axes); },
+      [&](const auto& xs) { return everywhere(xs[0]); }, false, true);
+  check(
+      *ranks, "reduce_from", alike({3, 2}), [&](const at::Tensor& x) { return reduce_from(x, r, axes); },
+      [&](const auto& xs) { return everywhere(sum(xs)); }, true, false);
+  check(
+      *ranks, "gather_from", shards, [&](const at::Tensor& x) { return gather_from(x, 1, r, axes, uneven); },
+      [&](const auto& xs) { return everywhere(at::cat(xs, 1)); }, false, false);
+  check(
+      *ranks, "reduce_scatter_to", alike({2, 2 * n + 1}),
+      [&](const at::Tensor& x) { return reduce_scatter_to(x, 1, r, axes, uneven); },
+      [&](const auto& xs) { return sum(xs).split_with_sizes(uneven, 1); }, false, false);
+  check(
+      *ranks, "scatter_to", alike({2, 2 * n + 1}),
+      [&](const at::Tensor& x) { return scatter_to(x, 1, r, axes, uneven); },
+      [&](const auto& xs) { return xs[0].split_with_sizes(uneven, 1); }, false, true);
+  check(
+      *ranks, "replicate_from", shards,
+      [&](const at::Tensor& x) { return replicate_from(x, -1, r, axes, uneven); },
+      [&](const auto& xs) { return everywhere(at::cat(xs, 1)); }, true, false);
+  const Sizes heads = even_sizes(2 * n - 1, n);
+  std::vector<std::vector<int64_t>> rows;
+  for (const int64_t size : uneven) rows.push_back({size, 2 * n - 1, 2});
+  check(
+      *ranks, "all_to_all", rows,
+      [&](const at::Tensor& x) { return all_to_all(x, 1, 0, r, axes, heads, uneven); },
+      [&](const auto& xs) { return at::cat(xs, 0).split_with_sizes(heads, 1); }, false, false);
+}
+
+TEST(Collectives, GradientsOfTwoRanks) { EXPECT_EQ(testing::failures(testing::run_ranks(2, check_all)), ""); }
+
+TEST(Collectives, GradientsOfThreeRanks) {
+  EXPECT_EQ(testing::failures(testing::run_ranks(3, check_all)), "");
+}
+
+TEST(Collectives, OneRankAndNoMeshAddNothing) {
+  Communicator self(Mesh::single());
+  const at::Tensor x = at::ones({4, 4}).set_requires_grad(true);
+  for (Communicator* ranks : {static_cast<Communicator*>(nullptr), &self}) {
+    EXPECT_TRUE(copy_to(x, ranks, {"tensor"}).is_same(x));
+    EXPECT_TRUE(reduce_from(x, ranks, {"tensor"}).is_same(x));
+    EXPECT_TRUE(gather_from(x, 0, ranks, {"ring"}).is_same(x));
+    EXPECT_TRUE(reduce_scatter_to(x, 0, ranks, {"ring"}).is_same(x));
+    EXPECT_TRUE(scatter_to(x, 0, ranks, {"ring"}).is_same(x));
+    EXPECT_TRUE(replicate_from(x, 0, ranks, {"ring"}).is_same(x));
+    EXPECT_TRUE(all_to_all(x, 0, 1, ranks, {"ulysses", "ring"}).is_same(x));
+  }
+  EXPECT_TRUE(self.traffic().empty());
+  EXPECT_EQ(even_sizes(7, 3), (Sizes{3, 2, 2}));
+  EXPECT_EQ(even_sizes(1, 3), (Sizes{1, 0, 0}));
+}
+
+}  // namespace
+}  // namespace axial::parallel

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Transports over c10d's backends: one backend per group of ranks, made at the first call over it.
+#pragma once
+
+#include <c10/util/intrusive_ptr.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+
+#include "axial/parallel/communicator/transport.h"
+
+namespace c10d {
+class Backend;
+class Store;
+}  // namespace c10d
+
+namespace axial::parallel {
+
+/// Makes the backend of a group; called by all of its ranks at once.
+using BackendFactory = std::function<c10::intrusive_ptr<c10d::Backend>(const Group& group)>;
+
+/// Gloo over TCP, host tensors. Ranks find each other through `store`; a call that takes longer than
+/// `timeout` fails.
+BackendFactory gloo_backends(c10::intrusive_ptr<c10d::Store> store, std::chrono::milliseconds timeout);
+
+/// A process group that somebody else made: its own ranks, and groups split from it.
+BackendFactory adopted_backends(c10::intrusive_ptr<c10d::Backend> world,
+                                c10::intrusive_ptr<c10d::Store> store);
+
+std::unique_ptr<Transport> make_c10d_transport(BackendFactory factory);
+
+}  // namespace axial::parallel
