@@ -106,6 +106,14 @@ int64_t Mesh::group_rank(const Axes& axes, int64_t rank) const {
   return std::find(ranks.begin(), ranks.end(), rank) - ranks.begin();
 }
 
+Axes Mesh::batch_axes() const {
+  Axes out;
+  for (const MeshAxis& axis : axes_) {
+    if (axis.name == "data" || axis.name == "ring" || axis.name == "ulysses") out.push_back(axis.name);
+  }
+  return out;
+}
+
 std::vector<std::vector<int64_t>> Mesh::groups(const Axes& axes) const {
   std::vector<std::vector<int64_t>> all;
   for (int64_t rank = 0; rank < world_size_; ++rank) {

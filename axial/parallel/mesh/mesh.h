@@ -45,6 +45,9 @@ class Mesh {
   std::vector<int64_t> group(const Axes& axes, int64_t rank) const;
   /// Place of `rank` in its group.
   int64_t group_rank(const Axes& axes, int64_t rank) const;
+  /// The axes that split a batch, of data, ring and ulysses those that this mesh has: loss sums and gradients
+  /// of parameters are partial over them.
+  Axes batch_axes() const;
   /// All groups along these axes: they part the ranks.
   std::vector<std::vector<int64_t>> groups(const Axes& axes) const;
 

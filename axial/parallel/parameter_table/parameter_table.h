@@ -14,6 +14,7 @@
 
 #include "axial/core/rng/rng.h"
 #include "axial/parallel/layout/holding.h"
+#include "axial/parallel/mesh/mesh.h"
 
 namespace axial::parallel {
 
@@ -36,10 +37,21 @@ struct ParameterSpec {
   bool weight_decay = true;  ///< false for biases and norms
 };
 
-/// One row of the table.
+/// Rows of dim 0 of the held slices (before a flat interval) that `copies` ranks of the sharding axes hold
+/// alike, as key/value heads fewer than ranks; norms count them once.
+struct SharedRows {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t copies = 1;
+};
+
+/// One row of the table. Axes and holding are set between declare() and materialize(), by what places models.
 struct Parameter {
   ParameterSpec spec;
-  Holding holding;   ///< the part of the logical tensor held here
+  Holding holding;     ///< the part of the logical tensor held here
+  Axes sharded_axes;   ///< ranks along them hold different slices; along all others the same
+  Axes partial_axes;   ///< gradients are partial sums over them, besides those that split the batch
+  std::vector<SharedRows> shared_rows;
   at::Tensor value;  ///< leaf that requires grad, compute dtype
   at::Tensor grad;   ///< sum over micro-batches, fp32 (fp64 for fp64); undefined: none yet
   std::map<std::string, at::Tensor> companions;  ///< "master", "exp_avg", ...: shaped as the held part
