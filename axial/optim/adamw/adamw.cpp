@@ -19,17 +19,18 @@ namespace {
 
 constexpr const char* kOp = "adamw";
 
-at::Tensor& updated_tensor(parallel::Parameter& row) {
+at::Tensor updated_tensor(const parallel::Parameter& row) {
   const auto master = row.companions.find("master");
-  return master == row.companions.end() ? row.value : master->second;
+  return master == row.companions.end() ? row.part() : master->second;
 }
 
 void check_like(const parallel::Parameter& row, const char* what, const at::Tensor& tensor,
                 at::ScalarType dtype) {
-  AXIAL_CHECK(tensor.is_contiguous() && tensor.sizes() == row.value.sizes() && tensor.scalar_type() == dtype,
-              kOp, "{} of '{}'; expected a contiguous {} tensor of shape [{}], got {} [{}]", what,
-              row.spec.name, c10::toString(dtype), fmt::join(row.value.sizes(), ", "),
-              c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ", "));
+  AXIAL_CHECK(
+      tensor.is_contiguous() && tensor.sizes() == row.holding.held_shape() && tensor.scalar_type() == dtype,
+      kOp, "{} of '{}'; expected a contiguous {} tensor of shape [{}], got {} [{}]", what, row.spec.name,
+      c10::toString(dtype), fmt::join(row.holding.held_shape(), ", "), c10::toString(tensor.scalar_type()),
+      fmt::join(tensor.sizes(), ", "));
 }
 
 // One kernel call: tensors of equal dtypes. Without copies copy_dtype is the dtype itself.
@@ -56,7 +57,7 @@ AdamW::AdamW(AdamWOptions options, parallel::ParameterTable& parameters)
   for (const auto& row : parameters_.rows()) {
     AXIAL_CHECK(row->value.defined(), kOp, "parameter '{}' is not materialized", row->spec.name);
     if (!row->value.requires_grad()) continue;
-    const at::Tensor& updated = updated_tensor(*row);
+    const at::Tensor updated = updated_tensor(*row);
     AXIAL_CHECK(updated.scalar_type() == at::kFloat || updated.scalar_type() == at::kDouble, kOp,
                 "parameter '{}' of {}; expected a float32 companion 'master', got none", row->spec.name,
                 c10::toString(row->value.scalar_type()));
@@ -72,14 +73,15 @@ void AdamW::step(double learning_rate, double grad_scale) {
   std::map<Key, std::vector<kernels::AdamWTensor>> lists;
   for (const auto& row : parameters_.rows()) {
     if (!row->grad.defined()) continue;
-    at::Tensor& updated = updated_tensor(*row);
-    const bool has_copy = !updated.is_same(row->value);
+    const at::Tensor updated = updated_tensor(*row);
+    const at::Tensor part = row->part();
+    const bool has_copy = row->companions.contains("master");
     at::Tensor& exp_avg = row->companions["exp_avg"];
     at::Tensor& exp_avg_sq = row->companions["exp_avg_sq"];
     AXIAL_CHECK(exp_avg.defined() && exp_avg_sq.defined(), kOp,
                 "parameter '{}' has a gradient but no moments; expected a row with gradient at construction",
                 row->spec.name);
-    check_like(*row, "value", row->value, row->value.scalar_type());
+    check_like(*row, "value", part, row->value.scalar_type());
     check_like(*row, "master", updated, updated.scalar_type());
     check_like(*row, "exp_avg", exp_avg, updated.scalar_type());
     check_like(*row, "exp_avg_sq", exp_avg_sq, updated.scalar_type());
@@ -95,7 +97,7 @@ void AdamW::step(double learning_rate, double grad_scale) {
                           .exp_avg = exp_avg.mutable_data_ptr(),
                           .exp_avg_sq = exp_avg_sq.mutable_data_ptr(),
                           .grad = row->grad.const_data_ptr(),
-                          .copy = has_copy ? row->value.mutable_data_ptr() : nullptr,
+                          .copy = has_copy ? part.mutable_data_ptr() : nullptr,
                           .count = updated.numel(),
                           .step = step_,
                           .lr = learning_rate,

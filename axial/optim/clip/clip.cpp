@@ -5,8 +5,10 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <string>
 #include <vector>
 
 #include "axial/core/check/check.h"
@@ -20,44 +22,94 @@ namespace {
 
 constexpr const char* kOp = "clip";
 
-// Gradients of one dtype, as the kernel takes them.
+// Gradients of one dtype that are summed over the same ranks, as the kernel takes them.
 struct List {
   std::vector<kernels::ListedTensor> tensors;
+  std::vector<double> weights;  // 1 / ranks that hold a piece alike
   std::vector<double> sums;
   at::Tensor like;
 };
 
+// Ranks along these hold other elements of the gradient.
+std::string parting_axes(const parallel::Parameter& row, parallel::Axes& axes) {
+  axes = row.sharded_axes;
+  if (row.zero_stage > 0) axes.insert(axes.end(), row.replica_axes.begin(), row.replica_axes.end());
+  std::sort(axes.begin(), axes.end());
+  return fmt::format("{}", fmt::join(axes, "+"));
+}
+
+// The gradient in pieces of equal weight: rows that several ranks hold count once over all of them.
+void add_pieces(const parallel::Parameter& row, List& list) {
+  const at::Tensor& grad = row.grad;
+  const char* data = grad.is_meta() ? nullptr : static_cast<const char*>(grad.const_data_ptr());
+  int64_t at = row.holding.flat_begin;
+  const int64_t end = at + grad.numel();
+  const auto add = [&](int64_t until, double weight) {
+    until = std::clamp(until, at, end);
+    if (until == at) return;
+    const auto offset = (at - row.holding.flat_begin) * static_cast<int64_t>(grad.element_size());
+    list.tensors.push_back({data == nullptr ? nullptr : data + offset, until - at});
+    list.weights.push_back(weight);
+    at = until;
+  };
+  const std::vector<int64_t> shape = row.holding.sliced_shape();
+  const int64_t size = c10::multiply_integers(shape);
+  const int64_t row_size = shape.empty() || shape[0] == 0 ? 1 : size / shape[0];
+  for (const parallel::SharedRows& shared : row.shared_rows) {
+    add(shared.begin * row_size, 1.0);
+    add(shared.end * row_size, 1.0 / static_cast<double>(shared.copies));
+  }
+  add(end, 1.0);
+}
+
+at::Tensor sum_of_squares(List& list) {
+  list.sums.resize(list.tensors.size());
+  kernels::SumOfSquares params{
+      .tensors = list.tensors, .dtype = ops::dtype_of(list.like, kOp), .sums = list.sums.data()};
+  const at::Tensor workspace = ops::workspace(kernels::workspace_bytes(params), list.like);
+  if (workspace.is_meta()) return at::empty({}, at::TensorOptions(at::kDouble).device(at::kMeta));
+  params.workspace = workspace.mutable_data_ptr();
+  throw_if_failed(kernels::sum_of_squares(params, ops::torch_parallel_for()), kOp);
+  double sum = 0;
+  for (size_t i = 0; i < list.sums.size(); ++i) sum += list.weights[i] * list.sums[i];
+  return at::full({}, sum, at::kDouble);
+}
+
 }  // namespace
 
-double global_gradient_norm(const parallel::ParameterTable& parameters, double nominal) {
-  std::map<DType, List> lists;
+double global_gradient_norm(const parallel::ParameterTable& parameters, parallel::Communicator* ranks,
+                            double nominal) {
+  struct Set {
+    parallel::Axes axes;
+    std::map<DType, List> lists;
+  };
+  std::map<std::string, Set> sets;
   for (const auto& row : parameters.rows()) {
+    parallel::Axes axes;
+    const std::string key = parting_axes(*row, axes);
+    if (ranks != nullptr && row->value.requires_grad()) sets[key].axes = axes;  // on every rank alike
     if (!row->grad.defined()) continue;
     const at::Tensor& grad = row->grad;
     AXIAL_CHECK(grad.is_contiguous() && (grad.is_cpu() || grad.is_meta()), kOp,
                 "gradient of '{}'; expected a contiguous tensor on cpu or meta, got one on {}",
                 row->spec.name, grad.device().str());
-    List& list = lists[ops::dtype_of(grad, kOp)];
+    List& list = sets[key].lists[ops::dtype_of(grad, kOp)];
     AXIAL_CHECK(!list.like.defined() || list.like.device() == grad.device(), kOp,
                 "gradient of '{}'; expected device {}, got {}", row->spec.name, list.like.device().str(),
                 grad.device().str());
-    list.tensors.push_back({grad.is_meta() ? nullptr : grad.const_data_ptr(), grad.numel()});
+    add_pieces(*row, list);
     list.like = grad;
   }
   at::Tensor total = at::zeros({}, at::kDouble);
-  for (auto& [dtype, list] : lists) {
-    list.sums.resize(list.tensors.size());
-    kernels::SumOfSquares params{.tensors = list.tensors, .dtype = dtype, .sums = list.sums.data()};
-    const at::Tensor workspace = ops::workspace(kernels::workspace_bytes(params), list.like);
-    if (workspace.is_meta()) {
-      total = at::empty({}, at::TensorOptions(at::kDouble).device(at::kMeta));
-      continue;
+  for (auto& [key, set] : sets) {
+    at::Tensor sum = at::zeros({}, at::kDouble);
+    for (auto& [dtype, list] : set.lists) {
+      const at::Tensor part = sum_of_squares(list);
+      sum = part.is_meta() ? part : sum + part;
     }
-    params.workspace = workspace.mutable_data_ptr();
-    throw_if_failed(kernels::sum_of_squares(params, ops::torch_parallel_for()), kOp);
-    double sum = 0;
-    for (const double row : list.sums) sum += row;
-    total.add_(sum);
+    if (ranks != nullptr && !set.axes.empty())
+      sum = ranks->all_reduce(sum, set.axes, parallel::ReduceOp::kSum);
+    total = sum.is_meta() ? sum : total + sum;
   }
   return std::sqrt(parallel::host_value(total, nominal * nominal));
 }

@@ -67,7 +67,7 @@ TEST(GradientNorm, IsNominalOnMeta) {
   ParameterTable table;
   fill(table, at::kFloat, at::kMeta);
   EXPECT_EQ(global_gradient_norm(table), 1.0);
-  EXPECT_EQ(global_gradient_norm(table, 3.0), 3.0);
+  EXPECT_EQ(global_gradient_norm(table, nullptr, 3.0), 3.0);
 }
 
 TEST(ClipFactor, OnlyEverShrinks) {

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <optional>
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "axial/core/text/text.h"
@@ -45,6 +46,7 @@ struct World::State {
   int64_t rank = 0, size = 1, local_rank = 0, local_size = 1;
   c10::intrusive_ptr<c10d::Store> store;
   std::shared_ptr<Watch> watch;
+  int64_t communicators = 0;  // made so far, on all ranks alike: each meets under keys of its own
 
   void watch_over() {
     if (size > 1) watch = std::make_shared<Watch>(store, rank, size, options.timeout);
@@ -107,8 +109,10 @@ std::unique_ptr<Communicator> World::make_communicator(Mesh mesh) const {
               "mesh of rank {} of {}; expected rank {} of {}", mesh.rank(), mesh.world_size(), rank(),
               size());
   if (size() == 1) return std::make_unique<Communicator>(std::move(mesh));
+  auto keys = c10::make_intrusive<c10d::PrefixStore>(
+      fmt::format("axial/communicator/{}", state_->communicators++), state_->store);
   return std::make_unique<Communicator>(
-      std::move(mesh), make_c10d_transport(gloo_backends(state_->store, state_->options.timeout)),
+      std::move(mesh), make_c10d_transport(gloo_backends(std::move(keys), state_->options.timeout)),
       state_->watch, Communicator::Options{state_->options.compare_calls});
 }
 

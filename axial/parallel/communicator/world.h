@@ -36,7 +36,8 @@ class World {
   int64_t size() const;
   int64_t local_rank() const;  ///< place on this machine
   int64_t local_size() const;  ///< ranks on this machine
-  /// Gloo between the ranks of `mesh`, whose world size and rank must be these.
+  /// Gloo between the ranks of `mesh`, whose world size and rank must be these. All ranks make theirs in the
+  /// same order.
   std::unique_ptr<Communicator> make_communicator(Mesh mesh) const;
   /// Tell the others why this rank stops; for errors that did not come from a collective.
   void post_failure(const std::string& reason) const;

@@ -21,22 +21,21 @@ constexpr int64_t kDrawGrain = 4096;
 
 // Each element from its own counter, in fp64, rounded once to T.
 template <class T>
-void fill_normal(const Parameter& parameter, RngKey key, at::Tensor& out) {
+void fill_normal(const ParameterSpec& spec, const Holding& holding, RngKey key, at::Tensor& out) {
   T* data = out.mutable_data_ptr<T>();
-  const ParameterSpec& spec = parameter.spec;
-  const bool whole = parameter.holding.is_whole(spec.shape);
+  const bool whole = holding.is_whole(spec.shape);
   at::parallel_for(0, out.numel(), kDrawGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t g = whole ? i : parameter.holding.global_index(spec.shape, i);
+      const int64_t g = whole ? i : holding.global_index(spec.shape, i);
       data[i] = static_cast<T>(spec.init.std * random_normal(key, static_cast<uint64_t>(g)));
     }
   });
 }
 
 // On another device than the host the draws are made on the host and copied.
-at::Tensor initial_values(const Parameter& parameter, at::Device device, at::ScalarType dtype,
-                          uint64_t seed) {
-  const std::vector<int64_t> shape = parameter.holding.held_shape();
+at::Tensor initial_values(const Parameter& parameter, const Holding& holding, at::Device device,
+                          at::ScalarType dtype, uint64_t seed) {
+  const std::vector<int64_t> shape = holding.held_shape();
   const at::TensorOptions options = at::TensorOptions(dtype).device(device);
   if (device.is_meta()) return at::empty(shape, options);
   if (parameter.spec.init.kind == Initializer::Kind::kZeros) return at::zeros(shape, options);
@@ -44,11 +43,18 @@ at::Tensor initial_values(const Parameter& parameter, at::Device device, at::Sca
   at::Tensor drawn = at::empty(shape, at::TensorOptions(dtype));
   const RngKey key = root_key(seed).child(parameter.spec.name);
   if (dtype == at::kDouble) {
-    fill_normal<double>(parameter, key, drawn);
+    fill_normal<double>(parameter.spec, holding, key, drawn);
   } else {
-    fill_normal<float>(parameter, key, drawn);
+    fill_normal<float>(parameter.spec, holding, key, drawn);
   }
   return drawn.to(device);
+}
+
+// A tensor of this shape that has no memory yet.
+at::Tensor without_storage(const std::vector<int64_t>& shape, const at::TensorOptions& options) {
+  at::Tensor out = at::empty({0}, options);
+  out.unsafeGetTensorImpl()->set_sizes_contiguous(shape);
+  return out;
 }
 
 }  // namespace
@@ -77,6 +83,13 @@ void ParameterTable::alias(const std::string& name, const std::string& of) {
   aliases_.emplace(name, row.spec.name);
 }
 
+at::Tensor Parameter::part() const {
+  if (shard.defined()) return shard;
+  if (!holding.is_flat()) return value.variable_data();
+  return value.variable_data().view({-1}).narrow(0, holding.flat_begin,
+                                                 holding.flat_end - holding.flat_begin);
+}
+
 void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64_t seed) {
   const bool narrow = dtype == at::kBFloat16 || dtype == at::kHalf;
   AXIAL_CHECK(narrow || dtype == at::kFloat || dtype == at::kDouble, kOp,
@@ -84,10 +97,24 @@ void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64
               c10::toString(dtype));
   for (const auto& row : rows_) {
     row->holding.validate(row->spec.name, row->spec.shape);
-    row->grad = at::Tensor();
+    row->local_grad = row->grad = row->shard = at::Tensor();
     row->companions.clear();
-    at::Tensor values = initial_values(*row, device, narrow ? at::kFloat : dtype, seed);
-    row->value = narrow ? values.to(dtype) : values;
+    const bool sharded = row->zero_stage == 3;
+    Holding slices = row->holding;
+    slices.flat_begin = 0;
+    slices.flat_end = c10::multiply_integers(slices.sliced_shape());
+    at::Tensor values =
+        initial_values(*row, sharded ? row->holding : slices, device, narrow ? at::kFloat : dtype, seed);
+    at::Tensor cast = values.to(dtype);
+    if (sharded) {
+      row->shard = std::move(cast);
+      row->value = without_storage(slices.sliced_shape(), row->shard.options());
+    } else {
+      row->value = std::move(cast);
+    }
+    if (narrow && !sharded && row->holding.is_flat()) {
+      values = values.view({-1}).slice(0, row->holding.flat_begin, row->holding.flat_end).clone();
+    }
     if (narrow) row->companions["master"] = std::move(values);
     row->value.set_requires_grad(true);
   }
@@ -120,7 +147,7 @@ int64_t ParameterTable::num_elements() const {
 }
 
 void ParameterTable::clear_gradients() {
-  for (const auto& row : rows_) row->grad = at::Tensor();
+  for (const auto& row : rows_) row->local_grad = row->grad = at::Tensor();
 }
 
 }  // namespace axial::parallel

@@ -20,7 +20,7 @@ at::Tensor materialized(const Holding& holding, at::ScalarType dtype = at::kDoub
   ParameterTable table;
   table.declare(normal_spec("w", {12, 10})).holding = holding;
   table.materialize(at::kCPU, dtype, 17);
-  return table.at("w").value.detach();
+  return table.at("w").part();
 }
 
 TEST(ParameterTable, ElementsAreDrawnByGlobalIndex) {
@@ -83,11 +83,14 @@ TEST(ParameterTable, ValuesDoNotDependOnThreads) {
 TEST(ParameterTable, MetaMakesShapesOnly) {
   ParameterTable table;
   Parameter& row = table.declare(normal_spec("w", {1 << 20, 1 << 20}));
+  row.zero_stage = 3;
   row.holding.flat_begin = 5;
   row.holding.flat_end = 5 + (int64_t{1} << 38);
   table.materialize(at::kMeta, at::kBFloat16, 1);
   EXPECT_TRUE(table.at("w").value.is_meta());
-  EXPECT_EQ(table.at("w").value.sizes(), at::IntArrayRef({int64_t{1} << 38}));
+  EXPECT_EQ(table.at("w").value.sizes(), at::IntArrayRef({int64_t{1} << 20, int64_t{1} << 20}));
+  EXPECT_EQ(table.at("w").value.storage().nbytes(), 0u);
+  EXPECT_EQ(table.at("w").shard.sizes(), at::IntArrayRef({int64_t{1} << 38}));
   EXPECT_TRUE(table.at("w").companions.at("master").is_meta());
   EXPECT_EQ(table.num_elements(), int64_t{1} << 40);
 }

@@ -28,12 +28,12 @@ void accumulate(at::Tensor& sum, at::Tensor part) {
 
 void accumulate_gradient(Parameter& parameter, at::Tensor part) {
   const at::ScalarType dtype = parameter.value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  if (parameter.grad.defined()) {
-    parameter.grad.add_(part);
+  if (parameter.local_grad.defined()) {
+    parameter.local_grad.add_(part);
   } else if (part.scalar_type() == dtype && part.is_contiguous() && is_alone(part)) {
-    parameter.grad = std::move(part);
+    parameter.local_grad = std::move(part);
   } else {
-    parameter.grad = at::empty(part.sizes(), part.options().dtype(dtype)).copy_(part);
+    parameter.local_grad = at::empty(part.sizes(), part.options().dtype(dtype)).copy_(part);
   }
 }
 

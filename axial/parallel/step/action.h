@@ -15,7 +15,9 @@ enum class ActionKind {
   kRecompute,  ///< run the group again from the kept border tensors, now with a graph
   kBackward,   ///< back-propagate through the group's graph, add parameter gradients, free the graph
   kFree,       ///< drop what the micro-batch still holds
-  kReduce,     ///< combine the gradients of the group's parameters over the mesh (nothing to do on one rank)
+  kGather,     ///< start to fetch the values of the group's parameters (ZeRO-3)
+  kRelease,    ///< free them again
+  kReduce,     ///< start to sum the gradients of the group's parameters over the ranks that share them
 };
 
 /// One entry of a step.
@@ -49,14 +51,18 @@ struct MemoryPolicy {
   /// Leading and trailing blocks that are never recomputed (embedding, loss).
   int64_t keep_first = 1;
   int64_t keep_last = 1;
+  /// Stage 2 and 3 reduce after every micro-batch; 3 gathers a group's values before each use, one group
+  /// ahead, and releases them after it.
+  int64_t zero_stage = 0;
 };
 
 /// The training step of `num_blocks` blocks over `num_micro_batches`: per micro-batch all forwards, then
-/// all backwards in reverse, then free; at the end reduce. Throws ValueError on counts below one.
+/// all backwards in reverse, then free. A group's reduce follows its last backward (with ZeRO 2 and 3 every
+/// backward), so that it overlaps with the ones before it. Throws ValueError on counts below one.
 StepPlan write_training_step(int64_t num_blocks, int64_t num_micro_batches, const MemoryPolicy& policy);
 
 /// Forward only, nothing kept: one micro-batch. Throws ValueError on a count below one.
-StepPlan write_inference_step(int64_t num_blocks);
+StepPlan write_inference_step(int64_t num_blocks, int64_t zero_stage = 0);
 
 /// One line per action, for traces and tests: "forward mb0 g1 [1,3) keep".
 std::string to_string(const StepPlan& plan);

@@ -2,6 +2,7 @@
 // What a step asks of its blocks and hands back; the pass itself is step_run.h.
 #include "axial/parallel/step/runner.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -22,7 +23,8 @@ StepRunner::StepRunner(std::vector<Block> blocks, ParameterTable& parameters,
       batch_names_(std::move(batch_names)),
       stream_(build_stream(blocks_, batch_names_)),
       own_communicator_(communicator == nullptr ? std::make_unique<Communicator>(Mesh::single()) : nullptr),
-      communicator_(communicator == nullptr ? *own_communicator_ : *communicator) {
+      communicator_(communicator == nullptr ? *own_communicator_ : *communicator),
+      replicas_(parameters_, communicator_) {
   for (const Block& block : blocks_) {
     for (const std::string& name : block.parameters) {
       if (parameters_.contains(name)) continue;
@@ -45,9 +47,17 @@ StepResult StepRunner::train(const StepPlan& plan, const std::vector<NamedTensor
   };
   const int64_t sum = loss_of("loss_sum");
   const int64_t weight = loss_of("loss_weight");
-  StepRun run(
-      {blocks_, stream_, parameters_, communicator_, trace_, plan, context, loss_gradient, {sum, weight}},
-      micro_batches, PlanUse::kTraining);
+  StepRun run({blocks_,
+               stream_,
+               parameters_,
+               communicator_,
+               replicas_,
+               trace_,
+               plan,
+               context,
+               loss_gradient,
+               {sum, weight}},
+              micro_batches, PlanUse::kTraining);
   run.run();
   StepResult result;
   for (auto& kept : run.kept()) {
@@ -70,10 +80,13 @@ NamedTensors StepRunner::infer(const NamedTensors& batch, const StepContext& con
     }
     versions.insert(found->second);
   }
-  const StepPlan plan = write_inference_step(static_cast<int64_t>(blocks_.size()));
+  const auto stage_of = [](const auto& a, const auto& b) { return a->zero_stage < b->zero_stage; };
+  const auto row = std::max_element(parameters_.rows().begin(), parameters_.rows().end(), stage_of);
+  const StepPlan plan = write_inference_step(static_cast<int64_t>(blocks_.size()),
+                                             row == parameters_.rows().end() ? 0 : (*row)->zero_stage);
   const std::vector<NamedTensors> batches{batch};
-  StepRun run({blocks_, stream_, parameters_, communicator_, trace_, plan, context, 0, versions}, batches,
-              PlanUse::kInference);
+  StepRun run({blocks_, stream_, parameters_, communicator_, replicas_, trace_, plan, context, 0, versions},
+              batches, PlanUse::kInference);
   run.run();
   NamedTensors result;
   for (const int64_t v : versions) {

@@ -17,6 +17,7 @@
 #include "axial/parallel/block/block.h"
 #include "axial/parallel/communicator/communicator.h"
 #include "axial/parallel/parameter_table/parameter_table.h"
+#include "axial/parallel/replicas/replicas.h"
 #include "axial/parallel/step/action.h"
 #include "axial/parallel/step/stream.h"
 
@@ -56,7 +57,11 @@ class StepRunner {
   NamedTensors infer(const NamedTensors& batch, const StepContext& context,
                      const std::vector<std::string>& wanted);
 
+  /// After an update of the held parts: bring them into everybody's values (ZeRO 1 and 2).
+  void publish() { replicas_.publish(); }
+
   const std::vector<Block>& blocks() const { return blocks_; }
+  Communicator& communicator() { return communicator_; }
   /// Report every action of the following calls; an empty function ends it.
   void set_trace(ActionTrace trace) { trace_ = std::move(trace); }
 
@@ -67,6 +72,7 @@ class StepRunner {
   Stream stream_;
   std::unique_ptr<Communicator> own_communicator_;
   Communicator& communicator_;
+  Replicas replicas_;
   ActionTrace trace_;
 };
 

@@ -28,8 +28,8 @@ struct MicroBatchState {
 
 class Simulation {
  public:
-  Simulation(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use)
-      : stream_(stream), plan_(plan), use_(use), reduced_(plan.groups.size(), false) {
+  Simulation(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use, bool gathers)
+      : stream_(stream), plan_(plan), use_(use), gathers_(gathers), gathered_(plan.groups.size(), 0) {
     check_groups();
     find_readers();
     for (const Action& action : plan.actions) {
@@ -40,6 +40,7 @@ class Simulation {
     states_.assign(static_cast<size_t>(num_micro_batches),
                    {std::vector<GroupState>(plan.groups.size(), GroupState::kNothing),
                     std::vector<Place>(stream.values.size()), false});
+    reduced_.assign(plan.groups.size(), std::vector<bool>(states_.size(), false));
   }
 
   Schedule run() {
@@ -92,6 +93,7 @@ class Simulation {
 
   void step(const Action& action) {
     if (action.kind == ActionKind::kReduce) return reduce(action);
+    if (action.kind == ActionKind::kGather || action.kind == ActionKind::kRelease) return fetch(action);
     AXIAL_CHECK(0 <= action.micro_batch && action.micro_batch < static_cast<int64_t>(states_.size()), kOp,
                 "{}; expected a micro-batch of [0, {}), got {}", here(), states_.size(), action.micro_batch);
     MicroBatchState& state = states_[static_cast<size_t>(action.micro_batch)];
@@ -101,6 +103,8 @@ class Simulation {
       state.freed = true;
       return;
     }
+    AXIAL_CHECK(!gathers_ || gathered_[static_cast<size_t>(action.group)] > 0, kOp,
+                "{} uses values that are not there; expected a gather before it", here());
     GroupState& group = state.groups[static_cast<size_t>(action.group)];
     switch (action.kind) {
       case ActionKind::kForward:
@@ -127,14 +131,23 @@ class Simulation {
     }
   }
 
+  void fetch(const Action& action) {
+    int64_t& count = gathered_[static_cast<size_t>(action.group)];
+    count += action.kind == ActionKind::kGather ? 1 : -1;
+    AXIAL_CHECK(count >= 0, kOp, "{}; expected a gather before it", here());
+  }
+
+  // Brings every backward of its group since the last one.
   void reduce(const Action& action) {
-    AXIAL_CHECK(use_ == PlanUse::kTraining && !reduced_[static_cast<size_t>(action.group)], kOp,
-                "{}; expected one reduce per group of a training step", here());
+    AXIAL_CHECK(use_ == PlanUse::kTraining, kOp, "{}; expected none in an inference step", here());
+    std::vector<bool>& reduced = reduced_[static_cast<size_t>(action.group)];
+    bool brings = false;
     for (size_t m = 0; m < states_.size(); ++m) {
-      AXIAL_CHECK(states_[m].groups[static_cast<size_t>(action.group)] == GroupState::kDone, kOp,
-                  "{}; expected the backward of mb{} before it", here(), m);
+      if (states_[m].groups[static_cast<size_t>(action.group)] != GroupState::kDone) continue;
+      brings = brings || !reduced[m];
+      reduced[m] = true;
     }
-    reduced_[static_cast<size_t>(action.group)] = true;
+    AXIAL_CHECK(brings, kOp, "{}; expected a backward of its group since the reduce before it", here());
   }
 
   void run_group(const Action& action, MicroBatchState& state) {
@@ -175,14 +188,19 @@ class Simulation {
         AXIAL_CHECK(states_[m].groups[g] == expected, kOp, "plan leaves out the {} of mb{} g{}",
                     training ? "backward" : "forward", m, g);
       }
-      AXIAL_CHECK(!training || reduced_[g], kOp, "plan leaves out the reduce of g{}", g);
+      for (size_t m = 0; m < states_.size(); ++m) {
+        AXIAL_CHECK(!training || reduced_[g][m], kOp, "plan leaves out the reduce of mb{} g{}", m, g);
+      }
+      AXIAL_CHECK(gathered_[g] == 0, kOp, "plan leaves out the release of g{}", g);
     }
   }
 
   const Stream& stream_;
   const StepPlan& plan_;
   PlanUse use_;
-  std::vector<bool> reduced_;
+  bool gathers_;
+  std::vector<int64_t> gathered_;           // per group: gathers not yet released
+  std::vector<std::vector<bool>> reduced_;  // per group and micro-batch
   std::vector<std::set<size_t>> readers_;
   std::vector<MicroBatchState> states_;
   Schedule schedule_;
@@ -191,8 +209,9 @@ class Simulation {
 
 }  // namespace
 
-Schedule schedule_plan(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use) {
-  return Simulation(stream, plan, num_micro_batches, use).run();
+Schedule schedule_plan(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use,
+                       bool gathers) {
+  return Simulation(stream, plan, num_micro_batches, use, gathers).run();
 }
 
 }  // namespace axial::parallel

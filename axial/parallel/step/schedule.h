@@ -21,7 +21,9 @@ struct Schedule {
 
 /// Walk the plan; throws ValueError naming the action that does not fit: groups that do not cover the
 /// blocks, a read of what is not there, a backward before its forward or before the backward of a reader
-/// (which would lose a gradient), a reduce before a backward, and whatever training leaves undone.
-Schedule schedule_plan(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use);
+/// (which would lose a gradient), a reduce before a backward, a use without gather where `gathers`, and
+/// whatever training leaves undone or a gather leaves unreleased.
+Schedule schedule_plan(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use,
+                       bool gathers = false);
 
 }  // namespace axial::parallel

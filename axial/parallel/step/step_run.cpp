@@ -18,7 +18,11 @@ namespace axial::parallel {
 namespace {
 
 constexpr const char* kOp = "runner";
-const Axes kGradientAxes{"data"};
+
+bool has_sharded_values(const ParameterTable& parameters) {
+  return std::any_of(parameters.rows().begin(), parameters.rows().end(),
+                     [](const auto& row) { return row->zero_stage == 3; });
+}
 
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -29,7 +33,8 @@ double now_s() {
 StepRun::StepRun(RunSetup setup, const std::vector<NamedTensors>& batches, PlanUse use)
     : s_(std::move(setup)),
       batches_(batches),
-      schedule_(schedule_plan(s_.stream, s_.plan, static_cast<int64_t>(batches.size()), use)),
+      schedule_(schedule_plan(s_.stream, s_.plan, static_cast<int64_t>(batches.size()), use,
+                              has_sharded_values(s_.parameters))),
       kept_(batches.size()) {
   const size_t versions = s_.stream.values.size();
   for (size_t m = 0; m < batches.size(); ++m) {
@@ -37,11 +42,21 @@ StepRun::StepRun(RunSetup setup, const std::vector<NamedTensors>& batches, PlanU
                        std::vector<BlockGraph>(s_.blocks.size())});
     check_batch(m);
   }
-  for (const Action& action : s_.plan.actions) {
+  find_reduces();
+}
+
+// A parameter of several groups is summed once per micro-batch: by the last of their reduces.
+void StepRun::find_reduces() {
+  std::map<Parameter*, std::map<int64_t, size_t>> last;  // per micro-batch
+  for (size_t i = 0; i < s_.plan.actions.size(); ++i) {
+    const Action& action = s_.plan.actions[i];
     if (action.kind != ActionKind::kReduce) continue;
     for (Parameter* p : parameters_of(s_.plan.groups[static_cast<size_t>(action.group)])) {
-      reduced_at_[p] = action.group;  // the last reduce that covers a tied parameter
+      last[p][action.micro_batch] = i;
     }
+  }
+  for (const auto& [parameter, actions] : last) {
+    for (const auto& [micro_batch, index] : actions) reduced_at_[parameter].insert(index);
   }
 }
 
@@ -53,6 +68,7 @@ void StepRun::run() {
     execute(action, i);
     if (s_.trace) s_.trace(s_.plan, action, begin, now_s());
   }
+  s_.replicas.wait_reduced();
 }
 
 void StepRun::check_batch(size_t m) const {
@@ -87,7 +103,10 @@ void StepRun::execute(const Action& action, size_t index) {
     return;
   }
   const BlockRange range = s_.plan.groups[static_cast<size_t>(action.group)];
-  if (action.kind == ActionKind::kReduce) return reduce(action.group, range);
+  if (action.kind == ActionKind::kReduce) return reduce(index, range);
+  if (action.kind == ActionKind::kGather) return s_.replicas.gather(parameters_of(range));
+  if (action.kind == ActionKind::kRelease) return s_.replicas.release(parameters_of(range));
+  s_.replicas.wait(parameters_of(range));
   if (action.kind == ActionKind::kBackward) {
     for (int64_t b = range.end - 1; b >= range.begin; --b) backward(m, static_cast<size_t>(b));
     return;
@@ -210,11 +229,12 @@ void StepRun::backward(size_t m, size_t b) {
   }
 }
 
-void StepRun::reduce(int64_t group, const BlockRange& range) {
+void StepRun::reduce(size_t index, const BlockRange& range) {
+  std::vector<Parameter*> summed;
   for (Parameter* p : parameters_of(range)) {
-    if (reduced_at_.at(p) != group || !p->grad.defined()) continue;
-    p->grad = s_.communicator.all_reduce(p->grad, kGradientAxes, ReduceOp::kSum);
+    if (reduced_at_.at(p).contains(index)) summed.push_back(p);
   }
+  s_.replicas.reduce(summed);
 }
 
 }  // namespace axial::parallel

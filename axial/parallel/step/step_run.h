@@ -10,6 +10,7 @@
 #include <set>
 #include <vector>
 
+#include "axial/parallel/replicas/replicas.h"
 #include "axial/parallel/step/runner.h"
 #include "axial/parallel/step/schedule.h"
 
@@ -21,6 +22,7 @@ struct RunSetup {
   const Stream& stream;
   ParameterTable& parameters;
   Communicator& communicator;
+  Replicas& replicas;
   const ActionTrace& trace;
   const StepPlan& plan;
   const StepContext& context;
@@ -52,6 +54,7 @@ class StepRun {
   };
 
   void check_batch(size_t m) const;
+  void find_reduces();
   std::vector<Parameter*> parameters_of(const BlockRange& range) const;
   void execute(const Action& action, size_t index);
   NamedTensors inputs_of(size_t m, size_t b, bool with_graph);
@@ -59,14 +62,14 @@ class StepRun {
   void forward(size_t m, size_t b, bool with_graph, bool again);
   at::Tensor gradient_of(size_t m, int64_t version, const at::Tensor& output);
   void backward(size_t m, size_t b);
-  void reduce(int64_t group, const BlockRange& range);
+  void reduce(size_t index, const BlockRange& range);
 
   RunSetup s_;
   const std::vector<NamedTensors>& batches_;
   Schedule schedule_;
   std::vector<MicroBatch> states_;
   std::vector<std::map<int64_t, at::Tensor>> kept_;
-  std::map<Parameter*, int64_t> reduced_at_;
+  std::map<Parameter*, std::set<size_t>> reduced_at_;  // actions that reduce it
 };
 
 }  // namespace axial::parallel

@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,8 @@ inline constexpr int64_t kFeatures = 5;
 /// e = tanh(x W), h = e; then `depth` times h = h + tanh(h S) B_i * e + scale; y = h W^T; squared error.
 class Chain {
  public:
-  explicit Chain(int64_t depth, at::Device device = at::kCPU, at::ScalarType dtype = at::kDouble) {
+  explicit Chain(int64_t depth, at::Device device = at::kCPU, at::ScalarType dtype = at::kDouble,
+                 const std::function<void(ParameterTable&)>& place = {}) {
     table.declare({"embed.weight", {kFeatures, kWidth}, Initializer::normal(0.5)});
     table.declare({"shared.weight", {kWidth, kWidth}, Initializer::normal(0.3)});
     for (int64_t i = 0; i < depth; ++i) {
@@ -32,6 +34,7 @@ class Chain {
       table.declare({bias_name(i), {kWidth}, Initializer::normal(0.1), false});
     }
     table.alias("head.weight", "embed.weight");
+    if (place) place(table);
     table.materialize(device, dtype, 3);
     blocks.push_back(embed());
     for (int64_t i = 0; i < depth; ++i) blocks.push_back(middle(i));

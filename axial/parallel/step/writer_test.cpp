@@ -15,16 +15,16 @@ TEST(StepWriter, RecomputesGroupsBetweenTheKeptEnds) {
             "forward mb0 g2 [3,4)\n"
             "forward mb0 g3 [4,5) keep\n"
             "backward mb0 g3 [4,5)\n"
+            "reduce mb0 g3 [4,5)\n"
             "recompute mb0 g2 [3,4)\n"
             "backward mb0 g2 [3,4)\n"
+            "reduce mb0 g2 [3,4)\n"
             "recompute mb0 g1 [1,3)\n"
             "backward mb0 g1 [1,3)\n"
+            "reduce mb0 g1 [1,3)\n"
             "backward mb0 g0 [0,1)\n"
-            "free mb0\n"
-            "reduce g3 [4,5)\n"
-            "reduce g2 [3,4)\n"
-            "reduce g1 [1,3)\n"
-            "reduce g0 [0,1)\n");
+            "reduce mb0 g0 [0,1)\n"
+            "free mb0\n");
 }
 
 TEST(StepWriter, KeepsEverythingWithoutRecompute) {
@@ -34,6 +34,51 @@ TEST(StepWriter, KeepsEverythingWithoutRecompute) {
     EXPECT_NE(action.kind, ActionKind::kRecompute);
     EXPECT_EQ(action.keep_graph, action.kind == ActionKind::kForward);
   }
+}
+
+TEST(StepWriter, ReducesOnceAStepOrAfterEveryMicroBatch) {
+  for (const int64_t stage : {0, 1, 2}) {
+    MemoryPolicy policy;
+    policy.zero_stage = stage;
+    std::string reduces;
+    for (const Action& action : write_training_step(2, 3, policy).actions) {
+      if (action.kind == ActionKind::kReduce) {
+        reduces += std::to_string(action.micro_batch) + std::to_string(action.group) + " ";
+      }
+    }
+    EXPECT_EQ(reduces, stage < 2 ? "21 20 " : "01 00 11 10 21 20 ");
+  }
+}
+
+TEST(StepWriter, GathersOneGroupAheadAndReleases) {
+  MemoryPolicy policy;
+  policy.recompute_group = 1;
+  policy.zero_stage = 3;
+  EXPECT_EQ(to_string(write_training_step(3, 1, policy)),
+            "gather mb0 g0 [0,1)\n"
+            "gather mb0 g1 [1,2)\n"
+            "forward mb0 g0 [0,1) keep\n"
+            "release mb0 g0 [0,1)\n"
+            "gather mb0 g2 [2,3)\n"
+            "forward mb0 g1 [1,2)\n"
+            "release mb0 g1 [1,2)\n"
+            "forward mb0 g2 [2,3) keep\n"
+            "gather mb0 g1 [1,2)\n"
+            "backward mb0 g2 [2,3)\n"
+            "release mb0 g2 [2,3)\n"
+            "reduce mb0 g2 [2,3)\n"
+            "gather mb0 g0 [0,1)\n"
+            "recompute mb0 g1 [1,2)\n"
+            "backward mb0 g1 [1,2)\n"
+            "release mb0 g1 [1,2)\n"
+            "reduce mb0 g1 [1,2)\n"
+            "backward mb0 g0 [0,1)\n"
+            "release mb0 g0 [0,1)\n"
+            "reduce mb0 g0 [0,1)\n"
+            "free mb0\n");
+  EXPECT_EQ(to_string(write_inference_step(2, 3)),
+            "gather mb0 g0 [0,1)\ngather mb0 g1 [1,2)\nforward mb0 g0 [0,1)\nrelease mb0 g0 [0,1)\n"
+            "forward mb0 g1 [1,2)\nrelease mb0 g1 [1,2)\nfree mb0\n");
 }
 
 TEST(StepWriter, KeptEndsMayCoverAll) {

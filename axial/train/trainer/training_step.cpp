@@ -79,7 +79,7 @@ void TrainingStep::update(StepOutcome& outcome, double loss_sum, int64_t step) {
   RECORD_USER_SCOPE("optimizer");
   outcome.loss = loss_sum / outcome.weight;
   outcome.grad_norm =
-      optim::global_gradient_norm(*model_.parameters, outcome.loss_scale) / outcome.loss_scale;
+      optim::global_gradient_norm(*model_.parameters, nullptr, outcome.loss_scale) / outcome.loss_scale;
   outcome.learning_rate =
       options_.optimizer.learning_rate * optim::schedule_factor(options_.schedule, step, options_.steps);
   const bool finite = std::isfinite(outcome.loss) && std::isfinite(outcome.grad_norm);
