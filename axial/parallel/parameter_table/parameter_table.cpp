@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "axial/core/check/check.h"
@@ -24,11 +25,15 @@ template <class T>
 void fill_normal(const Parameter& parameter, RngKey key, at::Tensor& out) {
   T* data = out.mutable_data_ptr<T>();
   const ParameterSpec& spec = parameter.spec;
-  const bool whole = parameter.holding.is_whole(spec.shape);
   at::parallel_for(0, out.numel(), kDrawGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t g = whole ? i : parameter.holding.global_index(spec.shape, i);
-      data[i] = static_cast<T>(spec.init.std * random_normal(key, static_cast<uint64_t>(g)));
+    while (begin < end) {
+      const Holding::Run run = parameter.holding.run_at(spec.shape, begin);
+      const int64_t count = std::min(run.length, end - begin);
+      for (int64_t i = 0; i < count; ++i) {
+        const auto global = static_cast<uint64_t>(run.global + i);
+        data[begin + i] = static_cast<T>(spec.init.std * random_normal(key, global));
+      }
+      begin += count;
     }
   });
 }
