@@ -32,20 +32,6 @@ void check_counts(int64_t size, int64_t num_ranks) {
   AXIAL_CHECK(num_ranks >= 1, kOp, "number of ranks; expected at least 1, got {}", num_ranks);
 }
 
-// Drop empty intervals and join those that touch, so that equal splits compare equal.
-std::vector<Interval> normalised(const std::vector<Interval>& intervals) {
-  std::vector<Interval> out;
-  for (const Interval& interval : intervals) {
-    if (interval.size() == 0) continue;
-    if (!out.empty() && out.back().end == interval.begin) {
-      out.back().end = interval.end;
-    } else {
-      out.push_back(interval);
-    }
-  }
-  return out;
-}
-
 }  // namespace
 
 DimLayout DimLayout::whole(int64_t size) { return contiguous(size, 1); }

@@ -8,16 +8,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "axial/parallel/layout/interval.h"
+
 namespace axial::parallel {
-
-/// Half-open range of indices.
-struct Interval {
-  int64_t begin = 0;
-  int64_t end = 0;
-
-  int64_t size() const { return end - begin; }
-  friend bool operator==(const Interval&, const Interval&) = default;
-};
 
 /// The split of one dim over the ranks of a group: every index has exactly one owner.
 ///

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "axial/core/check/check.h"
@@ -23,11 +24,15 @@ constexpr int64_t kDrawGrain = 4096;
 template <class T>
 void fill_normal(const ParameterSpec& spec, const Holding& holding, RngKey key, at::Tensor& out) {
   T* data = out.mutable_data_ptr<T>();
-  const bool whole = holding.is_whole(spec.shape);
   at::parallel_for(0, out.numel(), kDrawGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t g = whole ? i : holding.global_index(spec.shape, i);
-      data[i] = static_cast<T>(spec.init.std * random_normal(key, static_cast<uint64_t>(g)));
+    while (begin < end) {
+      const Holding::Run run = holding.run_at(spec.shape, begin);
+      const int64_t count = std::min(run.length, end - begin);
+      for (int64_t i = 0; i < count; ++i) {
+        const auto global = static_cast<uint64_t>(run.global + i);
+        data[begin + i] = static_cast<T>(spec.init.std * random_normal(key, global));
+      }
+      begin += count;
     }
   });
 }

@@ -37,7 +37,7 @@ TEST(ParameterTable, AHeldPartEqualsThePartOfTheWhole) {
   const std::vector<int64_t> shape{12, 10};
   const at::Tensor whole = materialized(Holding::whole(shape));
   Holding holding;
-  holding.slices = {{1, 2, 4, 3}, {3, 7, 0, 1}};
+  holding.slices = {{{1, 3}, {5, 7}, {9, 11}}, {{3, 10}}};
   holding.flat_end = 42;
   const at::Tensor rows = at::tensor(std::vector<int64_t>{1, 2, 5, 6, 9, 10});
   const at::Tensor expected = whole.index_select(0, rows).narrow(1, 3, 7);
@@ -122,7 +122,7 @@ TEST(ParameterTable, NamesWhatIsWrong) {
   } catch (const ValueError& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr("did you mean 'layers.0.weight'?"));
   }
-  table.at("layers.0.weight").holding.slices[0].begin = 2;
+  table.at("layers.0.weight").holding.slices[0] = {{2, 5}};
   EXPECT_THROW(table.materialize(at::kCPU, at::kFloat, 1), ValueError);
 }
 

@@ -61,9 +61,9 @@ TEST(Safetensors, HeldPartsAreCutFromTheLogicalTensor) {
   const at::Tensor whole = at::arange(48, at::kFloat).view({8, 6});
   write_safetensors(folder / "t", {{"w", whole}});
   const SafetensorsFile file(folder / "t");
-  parallel::Holding columns{{{0, 8, 0, 1}, {2, 3, 0, 1}}, 0, 24};
+  const auto columns = parallel::Holding::cut({8, 6}, 1, {{2, 5}});
   EXPECT_TRUE(at::equal(read_held(file, "w", columns), whole.narrow(1, 2, 3)));
-  parallel::Holding strided{{{1, 2, 4, 2}, {0, 6, 0, 1}}, 0, 24};  // rows 1, 2, 5, 6
+  auto strided = parallel::Holding::cut({8, 6}, 0, {{1, 3}, {5, 7}});  // rows 1, 2, 5, 6
   EXPECT_TRUE(
       at::equal(read_held(file, "w", strided), at::cat({whole.narrow(0, 1, 2), whole.narrow(0, 5, 2)})));
   strided.flat_begin = 5;
