@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "axial/cli/common/model_arguments.h"
+#include "axial/cli/common/ranks.h"
 #include "axial/cli/common/registry.h"
 #include "axial/core/check/check.h"
 #include "axial/core/file/file.h"
@@ -35,6 +36,7 @@ struct Arguments {
   bool overwrite = false;
   bool keys = false;
   int64_t profile = 0;
+  RanksArguments ranks;
 };
 
 // Measures steps of a run where its ops spend the time, once the first steps have warmed everything up.
@@ -135,22 +137,36 @@ bool go_on(train::Trainer& trainer, const std::optional<RunRecipe>& before, cons
   return true;
 }
 
-int run(const Arguments& arguments) {
-  if (arguments.keys) {
-    fmt::print("{}", train::describe_recipe(models::all_models()));
-    return 0;
+// The axes that the trainer does not take yet.
+void check_axes(const parallel::MeshOptions& options) {
+  for (const auto& [name, degree] : {std::pair{"pipe", options.pipe},
+                                     {"ring", options.ring},
+                                     {"ulysses", options.ulysses},
+                                     {"tensor", options.tensor}}) {
+    if (degree > 1)
+      fail<UnsupportedError>("train", "parallel.{}; expected 1, training does not split along it yet, got {}",
+                             name, degree);
   }
+}
+
+int train_on(parallel::World& world, const Arguments& arguments) {
   const RunRecipe recipe = train::read_run_recipe(arguments.recipe, arguments.overrides, arguments.data);
   // Whatever can be refused without the data is refused first: reading them may take hours.
+  check_axes(recipe.parallel);
+  const auto ranks =
+      world.make_communicator(parallel::make_mesh(recipe.parallel, world.size(), world.rank()));
+  const bool first = world.rank() == 0;
   train::TrainerInputs inputs;
   inputs.model =
       train::build_model(recipe, models::all_models(), *data::make_tokenizer(recipe.data.tokenizer));
-  if (!arguments.overwrite) same_run_in(arguments.out, recipe);
+  if (first && !arguments.overwrite) same_run_in(arguments.out, recipe);
   if (recipe.train.schedule.warmup_steps >= recipe.train.steps) {
     log()->warn("train.schedule.warmup_steps is {}: the {} steps end before the warm-up does",
                 recipe.train.schedule.warmup_steps, recipe.train.steps);
   }
-  data::GenomeData genomes = data::open_genome_data(recipe.data, static_cast<uint64_t>(recipe.train.seed));
+  data::GenomeData genomes;
+  world.first_alone(
+      [&] { genomes = data::open_genome_data(recipe.data, static_cast<uint64_t>(recipe.train.seed)); });
   print_report(genomes.report);
   inputs.training = genomes.train.get();
   inputs.validation = genomes.validation.get();
@@ -160,22 +176,37 @@ int run(const Arguments& arguments) {
 
   StepProfile profile(arguments.profile);
   inputs.on_step = [&profile](int64_t, const train::StepOutcome&) { profile.after_step(); };
-  make_parent(arguments.out / "x");
-  const RunFolder folder(arguments.out);
+  inputs.ranks = {ranks.get(), recipe.parallel};
+  std::optional<RunFolder> folder;
   std::optional<RunRecipe> before;
-  if (!arguments.overwrite) before = same_run_in(folder.path(), recipe);  // again: now under the lock
-  train::Trainer trainer(std::move(inputs), recipe.train, folder);
-  if (arguments.overwrite) folder.erase_run();  // now that the new run is there in memory
+  world.first_alone([&] {
+    if (first) make_parent(arguments.out / "x");
+    folder.emplace(first ? RunFolder(arguments.out) : RunFolder::of_first_rank(arguments.out));
+    if (first && !arguments.overwrite) before = same_run_in(folder->path(), recipe);  // now under the lock
+  });
+  train::Trainer trainer(std::move(inputs), recipe.train, *folder);
+  world.first_alone([&] {
+    if (first && arguments.overwrite) folder->erase_run();  // now that the new run is there in memory
+  });
   if (!go_on(trainer, before, recipe)) return 0;
-  folder.save_recipe(train::resolved_text(
-      train::with_absolute_paths(recipe)));  // only now is it sure that the run goes on with it
+  if (first) {  // only now is it sure that the run goes on with it
+    folder->save_recipe(train::resolved_text(train::with_absolute_paths(recipe)));
+  }
   std::fflush(stdout);
   const TrainResult result = trainer.run();
   profile.print();
-  print_summary(result, trainer.model(), folder.path() / "loss.svg");
+  print_summary(result, trainer.model(), folder->path() / "loss.svg");
   if (result.signal == 0) return 0;
   log()->warn("stopped by signal {} after step {}; the same command goes on", result.signal, result.step);
   return 128 + result.signal;
+}
+
+int run(const Arguments& arguments) {
+  if (arguments.keys) {
+    fmt::print("{}", train::describe_recipe(models::all_models()));
+    return 0;
+  }
+  return run_on_ranks(arguments.ranks, [&](parallel::World& world) { return train_on(world, arguments); });
 }
 
 }  // namespace
@@ -194,6 +225,7 @@ void register_train(CommandRegistry& registry) {
         ->take_all()
         ->allow_extra_args(false);
     command.add_flag("--overwrite", arguments->overwrite, "replace the run in the folder");
+    arguments->ranks.declare(command);
     command
         .add_option("--profile", arguments->profile,
                     "measure N steps, validation between them included, and print where the time goes, by op")
@@ -204,6 +236,11 @@ void register_train(CommandRegistry& registry) {
         "  axial train recipes/genome_25m.yaml --data genes.fasta --out runs/first\n"
         "  axial train recipes/genome_25m.yaml --data 'genomes/*.fna.gz' --out runs/second \\\n"
         "      --set train.steps=20000 --set train.precision=bf16 --set model.position=alibi\n"
+        "  axial train recipes/genome_25m.yaml --data genes.fasta --out runs/two --ranks 2 \\\n"
+        "      --set parallel.zero=2\n"
+        "  torchrun --no-python --nproc-per-node 2 axial train recipes/genome_25m.yaml --data genes.fasta "
+        "\\\n"
+        "      --out runs/two\n"
         "  axial train --keys\n"
         "Ctrl-C saves and leaves; the same command goes on. So does it after a crash.\n"
         "Beside other work on the same cores, OMP_WAIT_POLICY=passive keeps waiting threads from taking "

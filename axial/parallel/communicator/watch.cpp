@@ -11,6 +11,8 @@
 #include <thread>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include "axial/parallel/communicator/communicator.h"
+
 namespace axial::parallel {
 
 namespace {
@@ -73,6 +75,22 @@ class Watch::Impl {
       post_culprit(*reads_, reason);
     } catch (const std::exception&) {
       // The store is gone with the rank that hosts it; there is nobody left to tell.
+    }
+  }
+
+  void wait_for(const std::string& key, int64_t by) {
+    const auto lost = [&](const std::string& why) {
+      throw CollectiveError(fmt::format("[watch] rank {} waits for rank {}: {}", rank_, by, why));
+    };
+    std::string last;
+    int silent = 0;
+    while (!reads_->check({key})) {
+      if (const auto posted = culprit()) lost(*posted);
+      const std::string beat = read_beats()[static_cast<size_t>(by)];
+      silent = beat == last ? silent + 1 : 0;
+      last = beat;
+      if (silent > 30) lost("no sign of life");
+      std::this_thread::sleep_for(interval_);
     }
   }
 
@@ -187,6 +205,8 @@ void Watch::leave() {
   std::string where = impl_->where();
   if (where.starts_with("in ")) impl_->set("after " + where.substr(3));
 }
+
+void Watch::wait_for(const std::string& key, int64_t by) { impl_->wait_for(key, by); }
 
 void Watch::post_failure(const std::string& reason) { impl_->post(reason); }
 

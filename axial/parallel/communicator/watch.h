@@ -32,6 +32,10 @@ class Watch {
   void enter(const std::string& call);
   void leave();
 
+  /// Return when the key is in the store; throws CollectiveError when a failure was posted meanwhile, or rank
+  /// `by`, which is to set it, gives no sign of life for 30 intervals.
+  void wait_for(const std::string& key, int64_t by);
+
   /// Leave the reason why this rank stops, unless another was first. For errors other than CollectiveError.
   void post_failure(const std::string& reason);
 

@@ -46,6 +46,7 @@ struct World::State {
   int64_t rank = 0, size = 1, local_rank = 0, local_size = 1;
   c10::intrusive_ptr<c10d::Store> store;
   std::shared_ptr<Watch> watch;
+  int64_t turns = 0;          // of first_alone
   int64_t communicators = 0;  // made so far, on all ranks alike: each meets under keys of its own
 
   void watch_over() {
@@ -114,6 +115,13 @@ std::unique_ptr<Communicator> World::make_communicator(Mesh mesh) const {
   return std::make_unique<Communicator>(
       std::move(mesh), make_c10d_transport(gloo_backends(std::move(keys), state_->options.timeout)),
       state_->watch, Communicator::Options{state_->options.compare_calls});
+}
+
+void World::first_alone(const std::function<void()>& work) const {
+  const std::string key = fmt::format("axial/first/{}", state_->turns++);
+  if (size() > 1 && rank() != 0) state_->watch->wait_for(key, 0);
+  work();
+  if (size() > 1 && rank() == 0) state_->store->set(key, "done");
 }
 
 void World::post_failure(const std::string& reason) const {

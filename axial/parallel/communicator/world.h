@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -39,6 +40,10 @@ class World {
   /// Gloo between the ranks of `mesh`, whose world size and rank must be these. All ranks make theirs in the
   /// same order.
   std::unique_ptr<Communicator> make_communicator(Mesh mesh) const;
+  /// Run `work` on the first rank while the others wait, then on those: what the first finds out (a cache)
+  /// the others read. There is no limit to how long it takes, only to silence. All ranks make the same calls.
+  /// Throws CollectiveError on the others when the first rank fails.
+  void first_alone(const std::function<void()>& work) const;
   /// Tell the others why this rank stops; for errors that did not come from a collective.
   void post_failure(const std::string& reason) const;
 

@@ -99,6 +99,13 @@ bool Holding::is_whole(const std::vector<int64_t>& shape) const {
 
 bool Holding::is_flat() const { return flat_begin != 0 || flat_end != product(sliced_shape()); }
 
+Holding Holding::without_flat() const {
+  Holding out = *this;
+  out.flat_begin = 0;
+  out.flat_end = product(sliced_shape());
+  return out;
+}
+
 std::vector<int64_t> Holding::held_shape() const {
   if (is_flat()) return {flat_end - flat_begin};
   return sliced_shape();

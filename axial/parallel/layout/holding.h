@@ -30,6 +30,8 @@ struct Holding {
   bool is_whole(const std::vector<int64_t>& shape) const;
   /// Whether the flat interval leaves something of the slices out.
   bool is_flat() const;
+  /// The slices alone: all of them.
+  Holding without_flat() const;
   /// Shape of the held tensor: sliced_shape(), or [flat_end - flat_begin] when is_flat().
   std::vector<int64_t> held_shape() const;
 

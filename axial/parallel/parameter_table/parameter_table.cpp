@@ -105,9 +105,7 @@ void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64
     row->local_grad = row->grad = row->shard = at::Tensor();
     row->companions.clear();
     const bool sharded = row->zero_stage == 3;
-    Holding slices = row->holding;
-    slices.flat_begin = 0;
-    slices.flat_end = c10::multiply_integers(slices.sliced_shape());
+    const Holding slices = row->holding.without_flat();
     at::Tensor values =
         initial_values(*row, sharded ? row->holding : slices, device, narrow ? at::kFloat : dtype, seed);
     at::Tensor cast = values.to(dtype);

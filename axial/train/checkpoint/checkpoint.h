@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "axial/parallel/communicator/communicator.h"
 #include "axial/parallel/parameter_table/parameter_table.h"
 #include "axial/train/safetensors/safetensors.h"
 
@@ -67,8 +68,13 @@ struct CheckpointIndex {
 /// Write the files of a checkpoint into an existing folder, each synced to disk. A shard is closed before it
 /// would exceed `shard_bytes` (a larger tensor gets one of its own). Throws IoError (disk full) and leaves
 /// what was written: call it through CheckpointStore. Gradients are not saved.
+///
+/// With several ranks each writes about an equal part of the bytes, of whole logical tensors: whoever holds
+/// a piece of one sends it to its writer, a file's worth at a time; no rank ever has the whole model. All
+/// call it, all throw where one fails; the first rank writes index.json, last.
 void write_checkpoint(const std::filesystem::path& folder, const RunState& state,
-                      const parallel::ParameterTable& parameters, int64_t shard_bytes);
+                      const parallel::ParameterTable& parameters, int64_t shard_bytes,
+                      parallel::Communicator* ranks = nullptr);
 
 /// Read index.json. Throws UnsupportedError for a newer format (names both versions) and ValueError naming
 /// the file for any damage, a flipped bit included.
@@ -92,6 +98,9 @@ void check_same_model(const CheckpointIndex& index, const std::string& model_typ
 /// ValueError for missing or left-over parameters and for shapes that differ. Verify first.
 void load_parameters(const CheckpointIndex& index, CheckpointParts parts,
                      parallel::ParameterTable& parameters);
+
+/// Set what a row holds of a logical value, its master copy too.
+void fill_parameter(parallel::Parameter& row, const at::Tensor& logical);
 
 /// Up to `limit` leaves that differ, as "path: first value, second value"; for error messages.
 std::vector<std::string> json_differences(const nlohmann::json& first, const nlohmann::json& second,

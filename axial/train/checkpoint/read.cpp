@@ -51,13 +51,13 @@ class OpenFiles {
 };
 
 at::Tensor read_part(OpenFiles& files, const StoredParameter& stored, const std::string& part,
-                     const parallel::Parameter& row) {
+                     const parallel::Parameter& row, const parallel::Holding& holding) {
   const StoredTensor& where = stored.parts.at(part);
   const SafetensorsFile& file = files.at(where.file);
   AXIAL_CHECK(file.at(where.key).shape == stored.shape, kOp, "'{}': '{}' has shape [{}]; the index says [{}]",
               file.path().string(), where.key, fmt::join(file.at(where.key).shape, ", "),
               fmt::join(stored.shape, ", "));
-  return read_held(file, where.key, row.holding);
+  return read_held(file, where.key, holding);
 }
 
 void check_same_parameters(const CheckpointIndex& index, const parallel::ParameterTable& table) {
@@ -77,7 +77,24 @@ void check_same_parameters(const CheckpointIndex& index, const parallel::Paramet
   }
 }
 
+// The master copy of what is held, from `value`: all of the slices, or of ZeRO-3 the held part.
+void fill_master(parallel::Parameter& row, const at::Tensor& value) {
+  const auto master = row.companions.find("master");
+  if (master == row.companions.end()) return;
+  const bool cut = row.holding.is_flat() && !row.shard.defined();
+  master->second.copy_(cut ? value.reshape({-1}).slice(0, row.holding.flat_begin, row.holding.flat_end)
+                           : value);
+}
+
 }  // namespace
+
+void fill_parameter(parallel::Parameter& row, const at::Tensor& logical) {
+  const at::NoGradGuard no_grad;
+  const bool sharded = row.shard.defined();
+  const at::Tensor value = (sharded ? row.holding : row.holding.without_flat()).select(logical);
+  (sharded ? row.shard : row.value).copy_(value);
+  fill_master(row, value);
+}
 
 std::vector<std::string> json_differences(const json& first, const json& second, size_t limit) {
   std::vector<std::string> out;
@@ -127,23 +144,24 @@ void load_parameters(const CheckpointIndex& index, CheckpointParts parts,
   const at::NoGradGuard no_grad;
   for (const auto& row : parameters.rows()) {
     const StoredParameter& stored = index.parameters.at(row->spec.name);
-    const at::Tensor value = read_part(files, stored, "value", *row);
+    const bool sharded = row->shard.defined();
+    const at::Tensor value =
+        read_part(files, stored, "value", *row, sharded ? row->holding : row->holding.without_flat());
     if (parts == CheckpointParts::kEverything) {
       AXIAL_CHECK(value.scalar_type() == row->value.scalar_type(), kOp,
                   "'{}': parameter '{}' was saved in another precision; expected {}, got {}",
                   index.folder.string(), row->spec.name, name_of(ops::dtype_of(row->value, kOp)),
                   name_of(ops::dtype_of(value, kOp)));
     }
-    row->value.copy_(value.view(row->value.sizes()));
+    (sharded ? row->shard : row->value).copy_(value);
     if (parts == CheckpointParts::kValues) {
-      const auto master = row->companions.find("master");
-      if (master != row->companions.end()) master->second.copy_(value.view(row->value.sizes()));
+      fill_master(*row, value);
       continue;
     }
     row->companions.clear();
     for (const auto& [part, where] : stored.parts) {
       if (part == "value") continue;
-      row->companions[part] = read_part(files, stored, part, *row).to(row->value.device());
+      row->companions[part] = read_part(files, stored, part, *row, row->holding).to(row->value.device());
     }
   }
 }

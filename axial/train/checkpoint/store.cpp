@@ -3,12 +3,12 @@
 // readers, so a folder is renamed to one before it is taken apart.
 #include "axial/train/checkpoint/store.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <charconv>
+#include <functional>
 
 #include "axial/core/log/log.h"
+#include "axial/parallel/collectives/exchange.h"
 
 namespace axial::train {
 namespace {
@@ -35,13 +35,15 @@ void remove_durably(const fs::path& folder, const fs::path& aside) {
 
 }  // namespace
 
-CheckpointStore::CheckpointStore(fs::path folder, StoreOptions options)
-    : folder_(std::move(folder)), options_(options) {
+CheckpointStore::CheckpointStore(fs::path folder, StoreOptions options, parallel::Communicator* ranks)
+    : folder_(std::move(folder)), options_(options), ranks_(ranks) {
   AXIAL_CHECK(options_.keep_last >= 1, kOp, "keep_last must be at least 1; got {}", options_.keep_last);
 }
 
+bool CheckpointStore::is_first() const { return ranks_ == nullptr || ranks_->mesh().rank() == 0; }
+
 void CheckpointStore::clean() {
-  if (!fs::exists(folder_)) return;
+  if (!is_first() || !fs::exists(folder_)) return;
   std::vector<fs::path> leftovers;
   for (const auto& entry : fs::directory_iterator(folder_)) {
     if (entry.path().filename().string().starts_with(kTemporary)) leftovers.push_back(entry.path());
@@ -54,22 +56,38 @@ void CheckpointStore::clean() {
 
 fs::path CheckpointStore::save(const RunState& state, const parallel::ParameterTable& parameters) {
   const std::string name = fmt::format("{}{:08}", kPrefix, state.step);
-  const fs::path temporary = folder_ / fmt::format("{}{}-{}", kTemporary, name, ::getpid());
+  const fs::path temporary = folder_ / fmt::format("{}{}", kTemporary, name);
   const fs::path target = folder_ / name;
+  const auto as_first = [&](const std::function<void()>& work) {
+    parallel::together(
+        [&] {
+          if (is_first()) work();
+        },
+        ranks_);
+  };
   try {
-    fs::create_directories(temporary);
-    write_checkpoint(temporary, state, parameters, options_.shard_bytes);
-    sync_to_disk(temporary);
-    if (fs::exists(target)) remove_durably(target, folder_ / fmt::format("{}old-{}", kTemporary, name));
-    rename_durably(temporary, target);
+    as_first([&] {
+      fs::remove_all(temporary);
+      fs::create_directories(temporary);
+    });
+    write_checkpoint(temporary, state, parameters, options_.shard_bytes, ranks_);
+    as_first([&] {
+      sync_to_disk(temporary);
+      if (fs::exists(target)) remove_durably(target, folder_ / fmt::format("{}old-{}", kTemporary, name));
+      rename_durably(temporary, target);
+    });
+  } catch (const parallel::CollectiveError&) {
+    throw;
   } catch (const std::exception& e) {
     std::error_code ignored;
-    fs::remove_all(temporary, ignored);
+    if (is_first()) fs::remove_all(temporary, ignored);
     fail<IoError>(kOp, "step {} could not be saved in '{}': {} (older checkpoints are untouched)", state.step,
                   folder_.string(), e.what());
   }
-  prune(state.step);
-  write_summary();
+  as_first([&] {
+    prune(state.step);
+    write_summary();
+  });
   return target;
 }
 
@@ -85,6 +103,20 @@ std::vector<FoundCheckpoint> CheckpointStore::list() const {
 }
 
 std::optional<CheckpointIndex> CheckpointStore::newest_good(CheckpointParts parts) const {
+  std::optional<CheckpointIndex> found;
+  parallel::together(
+      [&] {
+        if (is_first()) found = find_newest_good(parts);
+      },
+      ranks_);
+  if (ranks_ == nullptr) return found;
+  const std::string folder =
+      exchange(found ? found->folder.string() : "", ranks_, all_axes(ranks_->mesh()))[0];
+  if (!is_first() && !folder.empty()) found = read_checkpoint_index(folder);  // verified by the first rank
+  return found;
+}
+
+std::optional<CheckpointIndex> CheckpointStore::find_newest_good(CheckpointParts parts) const {
   std::vector<FoundCheckpoint> found = list();
   for (; !found.empty(); found.pop_back()) {
     try {

@@ -25,10 +25,13 @@ struct FoundCheckpoint {
   std::filesystem::path folder;
 };
 
-/// See above. Nothing is cached: every call looks at the folder.
+/// See above. Nothing is cached: every call looks at the folder. With several ranks all make the same calls
+/// to clean(), save() and newest_good(): all write, the first one decides and commits; the folder is one that
+/// all of them see.
 class CheckpointStore {
  public:
-  explicit CheckpointStore(std::filesystem::path folder, StoreOptions options = {});
+  explicit CheckpointStore(std::filesystem::path folder, StoreOptions options = {},
+                           parallel::Communicator* ranks = nullptr);
 
   /// Remove what a killed process left (.tmp-*). Only under the run's lock.
   void clean();
@@ -50,11 +53,14 @@ class CheckpointStore {
   std::optional<CheckpointIndex> best() const;
 
  private:
+  bool is_first() const;
+  std::optional<CheckpointIndex> find_newest_good(CheckpointParts parts) const;
   void prune(int64_t newest_step);
   void write_summary() const;
 
   std::filesystem::path folder_;
   StoreOptions options_;
+  parallel::Communicator* ranks_ = nullptr;
 };
 
 }  // namespace axial::train

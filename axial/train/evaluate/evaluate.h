@@ -28,7 +28,8 @@ struct Evaluation {
   double perplexity() const;
 };
 
-/// `runner` ends in the head "loss". Throws ValueError when no token is predicted.
+/// `runner` ends in the head "loss". The ranks of its communicator share the rows along `data`; all get the
+/// whole result. Throws ValueError when no token is predicted.
 Evaluation evaluate(parallel::StepRunner& runner, const data::BatchSource& source,
                     const EvaluateOptions& options);
 

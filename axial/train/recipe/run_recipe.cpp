@@ -15,10 +15,10 @@ namespace fs = std::filesystem;
 constexpr const char* kDefaultModel = "decoder";
 
 // Settings that do not decide what is learned in which order.
-constexpr const char* kFree[] = {"/train/steps",          "/train/log_every", "/train/checkpoint_every",
-                                 "/train/validate_every", "/train/threads",   "/train/validate_rows",
-                                 "/train/keep_last",      "/data/files",      "/data/cache",
-                                 "/data/validation_files"};
+constexpr const char* kFree[] = {"/train/steps",           "/train/log_every", "/train/checkpoint_every",
+                                 "/train/validate_every",  "/train/threads",   "/train/validate_rows",
+                                 "/train/keep_last",       "/data/files",      "/data/cache",
+                                 "/data/validation_files", "/parallel"};
 
 // A pattern may not take a folder named "run[1]" of the working directory for a part of itself.
 std::string escaped(const std::string& folder) {

@@ -9,6 +9,7 @@
 #include "axial/core/recipe/recipe.h"
 #include "axial/data/genome/genome.h"
 #include "axial/models/common/registry.h"
+#include "axial/parallel/mesh/mesh_options.h"
 #include "axial/train/trainer/options.h"
 
 namespace axial::train {
@@ -19,12 +20,14 @@ struct RunRecipe {
   recipe::Node model = recipe::Node::section();
   data::GenomeDataOptions data;
   TrainOptions train;
+  parallel::MeshOptions parallel;
 
   template <class V>
   void fields(V& v) {
     v("model", model, "type (decoder) and the settings of that model", recipe::kRequired);
     v("data", data, "what is read and how it becomes rows");
     v("train", train, "how it is trained");
+    v("parallel", parallel, "how ranks split the work (axial train --ranks N, or torchrun)");
   }
 };
 
@@ -49,7 +52,8 @@ models::Model build_model(const RunRecipe& recipe, const models::ModelRegistry& 
                           const data::Tokenizer& tokenizer);
 
 /// What must not change when a run goes on: "key: saved, now" of the first differences. Steps, logging,
-/// intervals, threads, and where files and caches lie may change; files of a mixture may be spelt otherwise.
+/// intervals, threads, ranks, and where files and caches lie may change; files of a mixture may be spelt
+/// otherwise.
 std::vector<std::string> recipe_conflicts(const RunRecipe& saved, const RunRecipe& now);
 
 }  // namespace axial::train

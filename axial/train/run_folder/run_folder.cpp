@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "axial/core/check/check.h"
@@ -48,7 +49,19 @@ RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {
   }
 }
 
-RunFolder::~RunFolder() { ::close(lock_); }  // closing releases the lock; the file stays for the next one
+RunFolder RunFolder::of_first_rank(fs::path path) {
+  RunFolder folder;
+  folder.path_ = std::move(path);
+  return folder;
+}
+
+RunFolder::RunFolder(RunFolder&& other) noexcept
+    : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
+
+// Closing releases the lock; the file stays for the next one.
+RunFolder::~RunFolder() {
+  if (lock_ >= 0) ::close(lock_);
+}
 
 bool RunFolder::holds_a_run() const {
   std::error_code unreadable;

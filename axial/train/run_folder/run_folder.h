@@ -19,8 +19,10 @@ class RunFolder {
   /// Create the folder if it is new and lock it. Throws ValueError when another process trains there, or the
   /// folder is a Hugging Face model without a run: the two would be taken for one.
   explicit RunFolder(std::filesystem::path path);
-  RunFolder(const RunFolder&) = delete;
-  RunFolder& operator=(const RunFolder&) = delete;
+  /// The same folder for another rank of the run whose first rank holds the lock.
+  static RunFolder of_first_rank(std::filesystem::path path);
+  RunFolder(RunFolder&& other) noexcept;
+  RunFolder& operator=(RunFolder&&) = delete;
   ~RunFolder();
 
   const std::filesystem::path& path() const { return path_; }
@@ -34,6 +36,7 @@ class RunFolder {
   void erase_run() const;
 
  private:
+  RunFolder() = default;
   std::filesystem::path path_;
   int lock_ = -1;
 };

@@ -31,10 +31,12 @@ void write_loss_curve(const std::filesystem::path& folder, const std::string& ti
 }
 
 RunReport::RunReport(const std::filesystem::path& folder, int64_t resumed_step, int64_t steps,
-                     bool show_progress)
-    : metrics_(resumed_step < 0 ? MetricsLog::create(folder / kMetricsFile)
-                                : MetricsLog::resume(folder / kMetricsFile, resumed_step)),
-      events_(folder, resumed_step < 0 ? -1 : resumed_step + 1) {
+                     bool show_progress, bool writes) {
+  if (!writes) return;
+  metrics_ = std::make_unique<MetricsLog>(resumed_step < 0
+                                              ? MetricsLog::create(folder / kMetricsFile)
+                                              : MetricsLog::resume(folder / kMetricsFile, resumed_step));
+  events_ = std::make_unique<EventFile>(folder, resumed_step < 0 ? -1 : resumed_step + 1);
   if (!show_progress) return;
   ProgressOptions options;
   options.label = "train";
@@ -52,10 +54,11 @@ void RunReport::pause() {
 double RunReport::seconds() const { return seconds_; }
 
 void RunReport::write(const MetricsRow& row) {
-  metrics_.write(row);
+  if (!metrics_) return;
+  metrics_->write(row);
   std::vector<std::pair<std::string, double>> scalars;
   for (const auto& [name, value] : row.values) scalars.emplace_back(row.kind + "/" + name, value);
-  events_.add_scalars(row.step, scalars);
+  events_->add_scalars(row.step, scalars);
 }
 
 void RunReport::step(const RunState& state, const StepOutcome& outcome, bool log) {

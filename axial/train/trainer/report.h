@@ -29,8 +29,10 @@ void write_loss_curve(const std::filesystem::path& folder, const std::string& ti
 /// See above.
 class RunReport {
  public:
-  /// Start anew, or go on behind `resumed_step` (-1: anew).
-  RunReport(const std::filesystem::path& folder, int64_t resumed_step, int64_t steps, bool show_progress);
+  /// Start anew, or go on behind `resumed_step` (-1: anew). Without `writes` (a rank that is not the first)
+  /// only time is kept.
+  RunReport(const std::filesystem::path& folder, int64_t resumed_step, int64_t steps, bool show_progress,
+            bool writes = true);
 
   /// A step is done; a line is written when `log` says so.
   void step(const RunState& state, const StepOutcome& outcome, bool log);
@@ -39,7 +41,9 @@ class RunReport {
   void pause();
   void resume() { since_ = Clock::now(); }
   /// Make what was written durable.
-  void sync() { metrics_.sync(); }
+  void sync() {
+    if (metrics_) metrics_->sync();
+  }
   void finish();
   /// Seconds spent in steps by this process.
   double seconds() const;
@@ -48,8 +52,8 @@ class RunReport {
   using Clock = std::chrono::steady_clock;
   void write(const MetricsRow& row);
 
-  MetricsLog metrics_;
-  EventFile events_;
+  std::unique_ptr<MetricsLog> metrics_;
+  std::unique_ptr<EventFile> events_;
   std::unique_ptr<Progress> progress_;
   Clock::time_point since_ = Clock::now();
   double seconds_ = 0;         // in steps, until since_

@@ -10,6 +10,8 @@
 
 #include "axial/core/log/log.h"
 #include "axial/core/recipe/recipe.h"
+#include "axial/parallel/collectives/collectives.h"
+#include "axial/parallel/collectives/exchange.h"
 #include "axial/train/trainer/report.h"
 #include "axial/train/trainer/signals.h"
 
@@ -26,8 +28,8 @@ Trainer::Trainer(TrainerInputs inputs, TrainOptions options, const RunFolder& fo
     : inputs_(std::move(inputs)),
       options_((options.validate(), options)),
       folder_(folder),
-      step_(inputs_.model, options_, at::kCPU),
-      store_(folder.checkpoints(), {options_.keep_last, StoreOptions{}.shard_bytes}) {
+      step_(inputs_.model, options_, at::kCPU, inputs_.ranks),
+      store_(folder.checkpoints(), {options_.keep_last, StoreOptions{}.shard_bytes}, ranks()) {
   AXIAL_CHECK(inputs_.training != nullptr && inputs_.training->num_rows() > 0, kOp,
               "the training data has no rows");
   if (options_.threads > 0) at::set_num_threads(static_cast<int>(options_.threads));
@@ -40,6 +42,8 @@ Trainer::Trainer(TrainerInputs inputs, TrainOptions options, const RunFolder& fo
 }
 
 Trainer::~Trainer() = default;
+
+bool Trainer::is_first() const { return ranks() == nullptr || ranks()->mesh().rank() == 0; }
 
 bool Trainer::resume() {
   store_.clean();
@@ -72,19 +76,24 @@ void Trainer::start_from(const models::Model& trained) {
                                                  : trained.type + ", " + inputs_.model.type);
   const at::NoGradGuard no_grad;
   for (const auto& row : inputs_.model.parameters->rows()) {
-    const at::Tensor& value = trained.parameters->at(row->spec.name).value;
-    row->value.copy_(value);
-    const auto master = row->companions.find("master");
-    if (master != row->companions.end()) master->second.copy_(value);
+    fill_parameter(*row, trained.parameters->at(row->spec.name).value);
   }
 }
 
 std::vector<data::Batch> Trainer::next_batches() const {
   RECORD_USER_SCOPE("data");
+  // Rows are parted over the ranks of data, then over micro-batches: of equal number on all ranks, because
+  // ranks may meet in each (ZeRO), so that one may be empty here.
+  const int64_t sharers = ranks() == nullptr ? 1 : ranks()->mesh().group_size({"data"});
+  const int64_t place = ranks() == nullptr ? 0 : ranks()->mesh().coordinate("data");
+  const parallel::Sizes parts = parallel::even_sizes(options_.batch, sharers);
+  const int64_t count = (parts[0] + options_.micro_batch - 1) / options_.micro_batch;
+  int64_t first = state_.next_row;
+  for (int64_t r = 0; r < place; ++r) first += parts[static_cast<size_t>(r)];
   std::vector<data::Batch> out;
-  for (int64_t done = 0; done < options_.batch; done += options_.micro_batch) {
-    const int64_t rows = std::min(options_.micro_batch, options_.batch - done);
-    out.push_back(inputs_.training->rows(state_.next_row + done, rows));
+  for (const int64_t rows : parallel::even_sizes(parts[static_cast<size_t>(place)], count)) {
+    out.push_back(inputs_.training->rows(first, rows));
+    first += rows;
   }
   return out;
 }
@@ -122,8 +131,9 @@ void Trainer::step_once() {
   const bool skipped = outcome.kind == StepOutcome::Kind::kSkipped;
   if (skipped) {
     state_.skipped_steps += 1;
-    log()->warn("step {}: fp16 overflow, step skipped; the loss scale was {}", state_.step,
-                outcome.loss_scale);
+    if (is_first())
+      log()->warn("step {}: fp16 overflow, step skipped; the loss scale was {}", state_.step,
+                  outcome.loss_scale);
   }
   last_loss_ = outcome.loss;
   const double before = report_->seconds();
@@ -177,8 +187,17 @@ TrainResult Trainer::result(int signal) const {
 
 TrainResult Trainer::run() {
   const StopSignals signals;
-  interrupted_ = [&signals] { return signals.received() != 0; };
-  report_ = std::make_unique<RunReport>(folder_.path(), saved_step_, options_.steps, inputs_.show_progress);
+  interrupted_ =
+      [&] {  // asked by all ranks at the same places: a signal to one stops all after the same step
+        if (signal_ == 0) signal_ = static_cast<int>(parallel::largest_of(signals.received(), ranks()));
+        return signal_ != 0;
+      };
+  parallel::together(
+      [&] {
+        report_ = std::make_unique<RunReport>(folder_.path(), saved_step_, options_.steps,
+                                              inputs_.show_progress, is_first());
+      },
+      ranks());
   if (validation_is_missing()) {  // a signal came in between
     validate();
     saved_step_ = -1;
@@ -195,9 +214,8 @@ TrainResult Trainer::run() {
   }
   save();  // what a signal left unsaved
   report_->finish();
-  write_loss_curve(folder_.path(), inputs_.title, {});
-  const int signal = state_.step < options_.steps ? signals.received() : 0;
-  return result(signal);
+  if (is_first()) write_loss_curve(folder_.path(), inputs_.title, {});
+  return result(state_.step < options_.steps ? signal_ : 0);
 }
 
 }  // namespace axial::train

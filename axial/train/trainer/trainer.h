@@ -39,6 +39,7 @@ struct TrainerInputs {
   nlohmann::json data;                            ///< identifies the rows; a resume must find the same
   std::string title = "training";                 ///< of the loss curve
   bool show_progress = true;
+  TrainingRanks ranks;  ///< all make the same trainer; batch sources give every rank its part of the rows
   /// Told of every step after it is done; for tests and callers with displays of their own.
   std::function<void(int64_t step, const StepOutcome& outcome)> on_step;
 };
@@ -57,8 +58,10 @@ struct TrainResult {
   std::filesystem::path checkpoint;  ///< the last one
 };
 
-/// Trains one model on the host. Equal inputs, options and thread count give bitwise equal runs, and a run
-/// that was stopped and resumed gives the losses of the run that was not.
+/// Trains one model on the host, on as many ranks as there are. The rows of a step are parted over `data`;
+/// checkpoints are those of one rank, and go on with any number of them. Equal inputs, options and thread
+/// count give bitwise equal runs, and a run that was stopped and resumed gives the losses of the run that was
+/// not.
 class Trainer {
  public:
   /// Materialise the model. `folder` is locked by the caller's RunFolder and must outlive the trainer.
@@ -82,6 +85,8 @@ class Trainer {
   const RunState& state() const { return state_; }
 
  private:
+  parallel::Communicator* ranks() const { return inputs_.ranks.communicator; }
+  bool is_first() const;
   std::vector<data::Batch> next_batches() const;
   void step_once();
   void validate();
@@ -104,6 +109,7 @@ class Trainer {
   double last_loss_ = std::numeric_limits<double>::quiet_NaN();
   std::filesystem::path saved_;
   int64_t saved_step_ = -1;
+  int signal_ = 0;  // of any rank
   std::function<bool()> interrupted_;
 };
 

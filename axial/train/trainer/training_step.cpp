@@ -16,7 +16,11 @@ namespace {
 
 constexpr std::string_view kOp = "train";
 
-parallel::ParameterTable& materialized(models::Model& model, const TrainOptions& options, at::Device device) {
+parallel::ParameterTable& materialized(models::Model& model, const TrainOptions& options, at::Device device,
+                                       const TrainingRanks& ranks) {
+  if (ranks.communicator != nullptr) {
+    parallel::partition_parameters(*model.parameters, ranks.communicator->mesh(), ranks.options.zero);
+  }
   model.parameters->materialize(device, scalar_type_of(options.precision),
                                 static_cast<uint64_t>(options.seed));
   return *model.parameters;
@@ -24,11 +28,14 @@ parallel::ParameterTable& materialized(models::Model& model, const TrainOptions&
 
 }  // namespace
 
-TrainingStep::TrainingStep(models::Model& model, const TrainOptions& options, at::Device device)
+TrainingStep::TrainingStep(models::Model& model, const TrainOptions& options, at::Device device,
+                           const TrainingRanks& ranks)
     : model_(model),
       options_(options),
       device_(device),
-      runner_(model.blocks_with("loss"), materialized(model, options, device), model.batch_names),
+      ranks_(ranks),
+      runner_(model.blocks_with("loss"), materialized(model, options, device, ranks), model.batch_names,
+              ranks.communicator),
       optimizer_(options.optimizer, *model.parameters),
       scaler_(options.loss_scale, options.precision == Precision::kFp16) {}
 
@@ -37,6 +44,7 @@ const parallel::StepPlan& TrainingStep::plan_for(int64_t num_micro_batches) {
   if (it != plans_.end()) return it->second;
   parallel::MemoryPolicy policy;
   policy.recompute_group = options_.recompute_group;
+  policy.zero_stage = ranks_.communicator != nullptr ? ranks_.options.zero : 0;
   const auto num_blocks = static_cast<int64_t>(runner_.blocks().size());
   return plans_[num_micro_batches] = parallel::write_training_step(num_blocks, num_micro_batches, policy);
 }
@@ -53,10 +61,14 @@ std::vector<parallel::NamedTensors> TrainingStep::tensors_of(
 
 StepOutcome TrainingStep::run(const std::vector<data::Batch>& micro_batches, int64_t step) {
   StepOutcome outcome;
+  double tokens = 0;
   for (const data::Batch& batch : micro_batches) {
     outcome.weight += batch.weight;
-    outcome.tokens += batch.num_tokens;
+    tokens += static_cast<double>(batch.num_tokens);
   }
+  // Ranks along other axes than data see the same rows.
+  outcome.weight = sum_over({"data"}, outcome.weight, outcome.weight);
+  outcome.tokens = std::llround(sum_over({"data"}, tokens, tokens));
   AXIAL_CHECK(outcome.weight > 0, kOp, "step {}: no token of the batch is predicted", step + 1);
   outcome.loss_scale = scaler_.scale();
   parallel::StepContext context;
@@ -70,16 +82,27 @@ StepOutcome TrainingStep::run(const std::vector<data::Batch>& micro_batches, int
   for (size_t i = 0; i < result.loss_sums.size(); ++i) {
     loss_sum += parallel::host_value(result.loss_sums[i], micro_batches[i].weight);
   }
+  loss_sum = sum_over(runner_.communicator().mesh().batch_axes(), loss_sum, loss_sum);
   update(outcome, loss_sum, step);
   model_.parameters->clear_gradients();
   return outcome;
+}
+
+// In fp64; `nominal` where a plan runs without data.
+double TrainingStep::sum_over(const parallel::Axes& axes, double value, double nominal) {
+  parallel::Communicator& ranks = runner_.communicator();
+  if (ranks.mesh().group_size(axes) == 1) return value;
+  at::Tensor sum = at::full({}, value, at::kDouble);
+  if (device_.is_meta()) sum = at::empty({}, sum.options().device(device_));
+  return parallel::host_value(ranks.all_reduce(sum, axes, parallel::ReduceOp::kSum), nominal);
 }
 
 void TrainingStep::update(StepOutcome& outcome, double loss_sum, int64_t step) {
   RECORD_USER_SCOPE("optimizer");
   outcome.loss = loss_sum / outcome.weight;
   outcome.grad_norm =
-      optim::global_gradient_norm(*model_.parameters, nullptr, outcome.loss_scale) / outcome.loss_scale;
+      optim::global_gradient_norm(*model_.parameters, &runner_.communicator(), outcome.loss_scale) /
+      outcome.loss_scale;
   outcome.learning_rate =
       options_.optimizer.learning_rate * optim::schedule_factor(options_.schedule, step, options_.steps);
   const bool finite = std::isfinite(outcome.loss) && std::isfinite(outcome.grad_norm);
@@ -92,6 +115,7 @@ void TrainingStep::update(StepOutcome& outcome, double loss_sum, int64_t step) {
   }
   const double clip = optim::clip_factor(outcome.grad_norm, options_.clip_norm);
   optimizer_.step(outcome.learning_rate, clip / outcome.loss_scale);
+  runner_.publish();
   scaler_.update(true);
 }
 

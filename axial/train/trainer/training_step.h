@@ -10,6 +10,7 @@
 
 #include "axial/data/common/batch_source.h"
 #include "axial/models/common/registry.h"
+#include "axial/parallel/mesh/mesh_options.h"
 #include "axial/parallel/step/runner.h"
 #include "axial/train/trainer/options.h"
 
@@ -31,15 +32,23 @@ struct StepOutcome {
   int64_t tokens = 0;     ///< that are not padding
 };
 
-/// Owns the optimizer state of a model (whose parameters it materialises on `device`).
+/// What ranks share the work of a step. The default: one rank.
+struct TrainingRanks {
+  parallel::Communicator* communicator = nullptr;  ///< outlives the step
+  parallel::MeshOptions options;
+};
+
+/// Owns the optimizer state of a model (whose parameters it places and materialises on `device`).
 class TrainingStep {
  public:
   /// The model must outlive it and have a head "loss".
-  TrainingStep(models::Model& model, const TrainOptions& options, at::Device device);
+  TrainingStep(models::Model& model, const TrainOptions& options, at::Device device,
+               const TrainingRanks& ranks = {});
 
-  /// Step number `step` (from 0) over micro-batches of any sizes: the gradient is that of the mean loss over
-  /// all their labels. On Meta batches become Meta, and host values are nominal (loss 1, all finite). Throws
-  /// ValueError when no label counts, and when the loss scale cannot be lowered any more.
+  /// Step number `step` (from 0) over this rank's micro-batches of any sizes, none included, but as many on
+  /// every rank: the gradient is that of the mean loss over all labels of all ranks, and so is the outcome.
+  /// On Meta batches become Meta, and host values are nominal (loss 1, all finite). Throws ValueError when no
+  /// label counts, and when the loss scale cannot be lowered any more.
   StepOutcome run(const std::vector<data::Batch>& micro_batches, int64_t step);
 
   /// Ends in the head "loss"; evaluate() uses it too.
@@ -53,11 +62,13 @@ class TrainingStep {
  private:
   const parallel::StepPlan& plan_for(int64_t num_micro_batches);
   std::vector<parallel::NamedTensors> tensors_of(const std::vector<data::Batch>& micro_batches) const;
+  double sum_over(const parallel::Axes& axes, double value, double nominal);
   void update(StepOutcome& outcome, double loss_sum, int64_t step);
 
   models::Model& model_;
   TrainOptions options_;
   at::Device device_;
+  TrainingRanks ranks_;
   parallel::StepRunner runner_;
   std::map<int64_t, parallel::StepPlan> plans_;
   optim::AdamW optimizer_;

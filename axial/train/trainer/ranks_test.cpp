@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+// Training over ranks: the run of one rank again, with every ZeRO stage; stopped and gone on with another
+// number of ranks; and what a failing rank leaves behind.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <fstream>
+
+#include "axial/parallel/collectives/exchange.h"
+#include "axial/testing/ranks/ranks.h"
+#include "axial/testing/temporary_folder/temporary_folder.h"
+#include "axial/train/testing/tiny_run.h"
+
+namespace axial::train {
+namespace {
+
+using axial::testing::failures;
+using axial::testing::require;
+using axial::testing::run_ranks;
+using parallel::Communicator;
+using parallel::World;
+using testing::build_tiny;
+using testing::TinySource;
+
+constexpr int64_t kSteps = 6;
+
+// 5 rows a step as micro-batches of 2: on 4 ranks one rank has two rows, three have one.
+TrainOptions options_for(Precision precision) {
+  TrainOptions options = testing::options_for(precision);
+  options.steps = kSteps;
+  options.validate_every = 3;
+  options.checkpoint_every = 2;
+  return options;
+}
+
+struct Run {
+  std::vector<StepOutcome> outcomes;
+  TrainResult result;
+};
+
+// Train in `folder`, over the ranks or (null) alone; stop with a signal to the last rank after `stop_after`.
+Run train(const std::filesystem::path& folder, const TrainOptions& options, Communicator* ranks, int64_t zero,
+          int64_t stop_after = -1) {
+  const TinySource training(7), validation(3);
+  const bool first = ranks == nullptr || ranks->mesh().rank() == 0;
+  const RunFolder run_folder = first ? RunFolder(folder) : RunFolder::of_first_rank(folder);
+  Run run;
+  TrainerInputs inputs;
+  inputs.model = build_tiny(nlohmann::json{{"dropout", 0.0}});
+  inputs.training = &training;
+  inputs.validation = &validation;
+  inputs.tokenizer = {{"kind", "test"}};
+  inputs.data = {{"rows", 7}};
+  inputs.show_progress = false;
+  inputs.ranks.communicator = ranks;
+  inputs.ranks.options.zero = zero;
+  const bool last = ranks == nullptr || ranks->mesh().rank() + 1 == ranks->mesh().world_size();
+  inputs.on_step = [&](int64_t step, const StepOutcome& outcome) {
+    run.outcomes.push_back(outcome);
+    if (last && step == stop_after) raise(SIGTERM);
+  };
+  Trainer trainer(std::move(inputs), options, run_folder);
+  trainer.resume();
+  run.result = trainer.run();
+  return run;
+}
+
+double distance(const at::Tensor& a, const at::Tensor& b) {
+  if (a.numel() == 0) return 0;
+  const at::Tensor x = a.to(at::kDouble), y = b.to(at::kDouble);
+  return (x - y).abs().max().item<double>() / std::max(y.abs().max().item<double>(), 1e-30);
+}
+
+// Weights and moments of the newest checkpoints of two runs.
+void compare_checkpoints(const std::filesystem::path& a, const std::filesystem::path& b, double tolerance,
+                         Precision precision, const std::string& what) {
+  std::vector<models::Model> models;
+  for (const auto& folder : {a, b}) {
+    const CheckpointStore store(folder / kCheckpointsFolder);
+    const auto index = store.newest_good();
+    require(index && index->state.step == kSteps, what + ": no checkpoint of the last step");
+    models.push_back(build_tiny(nlohmann::json{{"dropout", 0.0}}));
+    models.back().parameters->materialize(at::kCPU, scalar_type_of(precision), 1);
+    load_parameters(*index, CheckpointParts::kEverything, *models.back().parameters);
+  }
+  for (size_t i = 0; i < models[0].parameters->rows().size(); ++i) {
+    const auto& x = *models[0].parameters->rows()[i];
+    const auto& y = *models[1].parameters->rows()[i];
+    require(distance(x.value, y.value) <= tolerance,
+            fmt::format("{}: weights of '{}' are {} off", what, x.spec.name, distance(x.value, y.value)));
+    require(x.companions.size() == y.companions.size(), what + ": other companions");
+    for (const auto& [part, tensor] : x.companions) {
+      const double off = distance(tensor, y.companions.at(part));
+      require(off <= tolerance, fmt::format("{}: {} of '{}' is {} off", what, part, x.spec.name, off));
+    }
+  }
+}
+
+void compare_runs(const Run& one, const Run& many, double tolerance, const std::string& what) {
+  require(one.outcomes.size() == many.outcomes.size(), what + ": another number of steps");
+  for (size_t i = 0; i < one.outcomes.size(); ++i) {
+    const StepOutcome &a = one.outcomes[i], &b = many.outcomes[i];
+    require(a.weight == b.weight && a.tokens == b.tokens, what + ": other rows");
+    require(std::abs(a.loss - b.loss) <= tolerance * a.loss,
+            fmt::format("{}: loss {} {}", what, a.loss, b.loss));
+    require(std::abs(a.grad_norm - b.grad_norm) <= tolerance * a.grad_norm,
+            fmt::format("{}: norm {} {}", what, a.grad_norm, b.grad_norm));
+  }
+  require(std::abs(*one.result.best_validation_loss - *many.result.best_validation_loss) <= tolerance,
+          what + ": validation");
+}
+
+std::filesystem::path shared_folder(World& world, Communicator& ranks, const std::string& name) {
+  const std::string mine =
+      std::filesystem::temp_directory_path() / fmt::format("axial_{}_{}", name, ::getpid());
+  return parallel::exchange(world.rank() == 0 ? mine : "", &ranks, parallel::all_axes(ranks.mesh()))[0];
+}
+
+void check_stages(World& world) {
+  const auto ranks = world.make_communicator(
+      parallel::Mesh({{"data", world.size()}, {"tensor", 1}}, world.size(), world.rank()));
+  const axial::testing::TemporaryFolder own;
+  for (const Precision precision : {Precision::kFp64, Precision::kBf16}) {
+    const TrainOptions options = options_for(precision);
+    const std::string dtype = precision == Precision::kFp64 ? "fp64" : "bf16";
+    // Gradients of a bf16 model carry its roundings of each micro-batch; sums differ by few of them.
+    const double tolerance = precision == Precision::kFp64 ? 1e-9 : 2e-2;
+    const Run one = train(own / ("one_" + dtype), options, nullptr, 0);
+    for (const int64_t zero : {0, 1, 2, 3}) {
+      const std::string what = fmt::format("ZeRO {} {}", zero, dtype);
+      const auto folder = shared_folder(world, *ranks, fmt::format("zero{}_{}", zero, dtype));
+      const Run many = train(folder, options, ranks.get(), zero);
+      compare_runs(one, many, tolerance, what);
+      if (precision == Precision::kFp64) {
+        compare_checkpoints(own / ("one_" + dtype), folder, tolerance, precision, what);
+      }
+      ranks->barrier({"data"});
+      if (world.rank() == 0) std::filesystem::remove_all(folder);
+    }
+  }
+}
+
+TEST(TrainerRanks, EveryZeroStageTrainsAsOneRank) { EXPECT_EQ(failures(run_ranks(2, check_stages)), ""); }
+
+TEST(TrainerRanks, RanksWithoutRowsTakePart) { EXPECT_EQ(failures(run_ranks(6, check_stages)), ""); }
+
+// One rank, then four with ZeRO 3, then four with ZeRO 1, then one: as if nothing had happened.
+void check_reshards(World& world) {
+  const auto ranks =
+      world.make_communicator(parallel::Mesh({{"data", world.size()}}, world.size(), world.rank()));
+  const axial::testing::TemporaryFolder own;
+  const TrainOptions options = options_for(Precision::kFp64);
+  const Run whole = train(own / "whole", options, nullptr, 0);
+  const auto folder = shared_folder(world, *ranks, "reshard");
+  const auto alone = [&](int64_t stop_after) {
+    if (world.rank() == 0) train(folder, options, nullptr, 0, stop_after);
+    ranks->barrier({"data"});
+  };
+  alone(1);
+  const Run three = train(folder, options, ranks.get(), 3, 3);
+  require(three.result.signal == SIGTERM && three.result.step == 3, "a signal to one rank stops all");
+  train(folder, options, ranks.get(), 1, 4);
+  alone(-1);
+  compare_checkpoints(own / "whole", folder, 1e-9, Precision::kFp64, "1 -> 4 -> 4 -> 1");
+  ranks->barrier({"data"});
+  if (world.rank() == 0) std::filesystem::remove_all(folder);
+}
+
+TEST(TrainerRanks, CheckpointsGoOnWithAnyNumberOfRanks) {
+  EXPECT_EQ(failures(run_ranks(4, check_reshards)), "");
+}
+
+// What cannot be written is an error on every rank, and the checkpoints before it stay.
+void check_full_disk(World& world) {
+  const auto ranks =
+      world.make_communicator(parallel::Mesh({{"data", world.size()}}, world.size(), world.rank()));
+  TrainOptions options = options_for(Precision::kFp64);
+  const auto folder = shared_folder(world, *ranks, "full");
+  train(folder, options, ranks.get(), 2, 2);
+  const auto checkpoints = folder / kCheckpointsFolder;
+  if (world.rank() == 0) {  // a file where the next checkpoint's folder is to be made
+    std::filesystem::rename(checkpoints, folder / "aside");
+    std::ofstream(checkpoints) << "in the way";
+  }
+  ranks->barrier({"data"});
+  const CheckpointStore store(checkpoints, {}, ranks.get());
+  models::Model model = build_tiny(nlohmann::json{{"dropout", 0.0}});
+  model.parameters->materialize(at::kCPU, at::kDouble, 1);
+  RunState state;
+  std::string said;
+  try {
+    CheckpointStore(checkpoints, {}, ranks.get()).save(state, *model.parameters);
+  } catch (const IoError& error) {
+    said = error.what();
+  }
+  require(said.find("could not be saved") != std::string::npos, "no error: " + said);
+  ranks->barrier({"data"});
+  if (world.rank() == 0) std::filesystem::remove_all(folder);
+}
+
+TEST(TrainerRanks, WhatCannotBeWrittenIsAnErrorOnEveryRank) {
+  EXPECT_EQ(failures(run_ranks(3, check_full_disk)), "");
+}
+
+}  // namespace
+}  // namespace axial::train
