@@ -135,11 +135,11 @@ void write_tile(const AttentionForward& p, const Head& head, const QueryTile& ti
   const FloatTag d;
   const int64_t width = b.width;
   for (int v = 0; v < kVectors; ++v) {
-    const auto seen = hn::Ne(state.sum[v], hn::Zero(d));
+    const auto nothing = hn::Eq(state.sum[v], hn::Zero(d));  // not its negation: a sum may be no number
     const Floats inverse = hn::Div(hn::Set(d, 1.0f), state.sum[v]);
     for (int64_t c = 0; c < width; ++c) {
       float* at = b.out + c * kQueries + v * kLanes;
-      store_floats(hn::IfThenElseZero(seen, hn::Mul(load_floats(at), inverse)), at);
+      store_floats(hn::IfThenZeroElse(nothing, hn::Mul(load_floats(at), inverse)), at);
     }
   }
   lanes_to_rows(b.out, width, b.rows, width);

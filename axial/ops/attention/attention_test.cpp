@@ -155,6 +155,49 @@ TEST(AttentionOp, AQueryThatSeesNothingGivesZero) {
   }
 }
 
+// One number of a row is spoiled: the row must say so, wherever torch's softmax would, and no other.
+TEST(AttentionOp, ARowThatIsNoNumberSaysSo) {
+  const double nan = std::numeric_limits<double>::quiet_NaN(),
+               infinity = std::numeric_limits<double>::infinity();
+  for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf}) {
+    for (const std::string what : {"q", "k", "bias", "infinite bias", "overflow"}) {
+      Tensors t;
+      for (const char* name : {"q", "k", "v"}) t.push_back(random_normal({70, 1, 8}, type, name));
+      t.push_back(at::zeros({70, 70}, type));
+      t[3].select(0, 2).fill_(-infinity);  // query 2 sees nothing
+      if (what == "q") t[0].select(0, 1).fill_(nan);
+      if (what == "k") t[1].select(0, 66).fill_(nan);
+      if (what == "bias") t[3][1][66].fill_(nan);
+      if (what == "infinite bias") t[3][1][66].fill_(infinity);
+      if (what == "overflow") {  // of the product q . k, in fp32
+        if (type == at::kHalf) continue;
+        t[0].select(0, 1).fill_(type == at::kDouble ? 1e308 : 3e38);
+        t[1].select(0, 66).fill_(1e5);
+      }
+      const auto spoiled = [&](const Tensor& x) { return at::isnan(x).flatten(1).any(-1); };
+      Tensor expected = spoiled(plain(t[0], t[1], t[2], t[3], {}, {}));
+      // Minus infinity hides a key, whatever it holds; torch's softmax of such a row is no number either.
+      if (what != "k") expected[2].fill_(false);
+      for (const Tensor& x : t) x.requires_grad_();
+      const Tensor out = attention(t[0], t[1], t[2], t[3], std::nullopt);
+      EXPECT_TRUE(at::equal(spoiled(out), expected)) << type << " " << what;
+      const auto grads = torch::autograd::grad({out}, t, {at::ones_like(out)});
+      EXPECT_TRUE(at::isnan(grads[0][1]).all().item<bool>()) << type << " " << what;
+      if (what != "k") {
+        EXPECT_EQ(grads[0][2].abs().max().item<double>(), 0) << type << " " << what;
+      }
+      EXPECT_TRUE(at::isnan(grads[3][1]).any().item<bool>()) << type << " " << what;
+      const at::NoGradGuard no_grad;
+      const Tensor few = attention(t[0].narrow(0, 0, 3), t[1], t[2], t[3].narrow(0, 0, 3), std::nullopt);
+      EXPECT_TRUE(at::equal(spoiled(few), expected.narrow(0, 0, 3)))
+          << type << " " << what << ", few queries";
+      if (what != "k") {
+        EXPECT_EQ(few[2].abs().max().item<double>(), 0);
+      }
+    }
+  }
+}
+
 std::string refusal(const std::function<void()>& body) {
   try {
     body();
