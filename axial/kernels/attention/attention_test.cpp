@@ -82,7 +82,7 @@ Backward run_backward(const Implementation<AttentionBackward>& impl, AttentionCa
   params.in = c.inputs();
   params.out = c.tensor(saved.out.data(), c.dtype(), s.queries, s.heads);
   params.statistics = saved.statistics.data();
-  params.dout = c.tensor(c.dout().data(), c.dtype(), s.queries, s.heads);
+  params.dout = c.dout();
   params.dq = c.tensor(result.dq.data(), c.dtype(), s.queries, s.heads);
   params.dk = c.tensor(result.dk.data(), c.dtype(), s.keys, s.kv_heads);
   params.dv = c.tensor(result.dv.data(), c.dtype(), s.keys, s.kv_heads);

@@ -14,6 +14,8 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
+
 #include "axial/kernels/common/simd_inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -70,21 +72,17 @@ HWY_INLINE void clear(Block<N>& c) {
   }
 }
 
+/// to += c. A block's products are summed from zero and added here, not onto what is there one by one: chains
+/// as long as all keys, or all queries of a group of heads, would round more than torch's products do.
 template <int N>
-HWY_INLINE void load_block(Block<N>& c, const float* from, int64_t pitch) {
+HWY_INLINE void add_block(const Block<N>& c, float* to, int64_t pitch) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < N; ++v) c.at[r][v] = load_floats(from + r * pitch + v * kLanes);
-  }
-}
-
-template <int N>
-HWY_INLINE void store_block(const Block<N>& c, float* to, int64_t pitch) {
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < N; ++v) store_floats(c.at[r][v], to + r * pitch + v * kLanes);
+    for (int v = 0; v < N; ++v) {
+      float* at = to + r * pitch + v * kLanes;
+      store_floats(hn::Add(load_floats(at), c.at[r][v]), at);
+    }
   }
 }
 
@@ -104,6 +102,27 @@ HWY_INLINE void multiply(Block<N>& c, const float* a, int64_t row, int64_t step,
     }
     a += step;
     b += pitch;
+  }
+}
+
+/// c[r] = sum over i < n of a[r * row + i] * b[i * pitch ..]: logits, and dP, over the width. Wide heads are
+/// summed in pieces, each from zero.
+template <int N>
+HWY_INLINE void multiply_width(Block<N>& c, const float* a, int64_t row, const float* b, int64_t pitch,
+                               int64_t n) {
+  constexpr int64_t kChain = 64;
+  clear(c);
+  if (n <= kChain) return multiply(c, a, row, 1, b, pitch, n);
+  HWY_ALIGN float sums[kRows * N * kLanes] = {};
+  for (int64_t first = 0; first < n; first += kChain) {
+    clear(c);
+    multiply(c, a + first, row, 1, b + first * pitch, pitch, std::min(kChain, n - first));
+    add_block(c, sums, N * kLanes);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < N; ++v) c.at[r][v] = load_floats(sums + (r * N + v) * kLanes);
   }
 }
 
