@@ -298,6 +298,39 @@ TEST(AttentionOp, MemoryIsThatOfTheResults) {
   EXPECT_EQ(memory.live(), 0);
 }
 
+// Autograd sums an expanded bias's gradient over what it was expanded along; here it is as large as that.
+TEST(AttentionOp, AnExpandedBiasHasAGradientOfItsOwnSize) {
+  const Tensor q = random_normal({3, 70, 4, 8}, at::kFloat, "q");
+  for (const int64_t groups : {4, 2}) {
+    const Tensor k = random_normal({3, 70, groups, 8}, at::kFloat, "k");
+    for (const Shape& base :
+         {Shape{1, 4, 70, 70}, Shape{1, 1, 70, 70}, Shape{3, 1, 70, 70}, Shape{1, 1, 1, 70}}) {
+      const Tensor whole = random_normal(base, at::kFloat, "bias").requires_grad_().expand({3, 4, 70, 70});
+      const Tensor pair = random_normal({4, 70, 70}, at::kFloat, "pair").requires_grad_();
+      const auto grads = torch::autograd::grad({attention(q, k, k, whole, pair)}, {whole, pair}, {q});
+      const Tensor wide = whole.detach().to(at::kDouble).requires_grad_();
+      const Tensor wide_pair = pair.detach().to(at::kDouble).requires_grad_();
+      const Tensor exact =
+          plain(q.to(at::kDouble), k.to(at::kDouble), k.to(at::kDouble), wide, wide_pair, {});
+      const auto expected = torch::autograd::grad({exact}, {wide, wide_pair}, {q.to(at::kDouble)});
+      for (size_t i = 0; i < 2; ++i)
+        EXPECT_LE((grads[i] - expected[i]).abs().max().item<double>(), 5e-6) << base << groups;
+    }
+  }
+  testing::CountedMemory memory;
+  {
+    constexpr int64_t N = 640, L = 384, H = 8, D = 8, kFloat = 4;
+    const auto options = at::TensorOptions(at::kMeta).dtype(at::kFloat);
+    const Tensor meta = at::empty({1, N, L, H, D}, options);
+    const Tensor pair = at::empty({1, 1, H, L, L}, options).requires_grad_().expand({1, N, H, L, L});
+    const Tensor out = attention(meta, meta, meta, std::nullopt, pair);
+    const int64_t before = memory.live(), threads = at::get_num_threads() * (int64_t{4} << 20);
+    memory.reset_peak();
+    const auto gradients = torch::autograd::grad({out}, {pair}, {meta});
+    EXPECT_LE(memory.peak() - before, N * H * L * L * kFloat + threads);
+  }
+}
+
 // Keys in a gap between intervals, or that the block mask leaves out, are no numbers: nothing may show it.
 TEST(AttentionOp, KeysThatNoQuerySeesMayBeAnything) {
   for (const int64_t queries : {4, 70}) {
