@@ -122,6 +122,17 @@ def test_the_real_accelerate_knows_no_deepspeed(installed):
     assert not pytest.importorskip("accelerate.utils").is_deepspeed_available()
 
 
+def test_checkpoints_of_deepspeed_are_refused_aloud(installed):
+    import deepspeed
+    from deepspeed.utils import zero_to_fp32  # as train_openfold.py, always
+
+    assert deepspeed.utils.zero_to_fp32 is zero_to_fp32
+    with pytest.raises(
+        RuntimeError, match=r"get_fp32_state_dict_from_zero_checkpoint.*DeepSpeed to be installed"
+    ):
+        zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint("checkpoint", tag="last")
+
+
 def test_uninstall_leaves_no_trace():
     compat.install()
     compat.uninstall()

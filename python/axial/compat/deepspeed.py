@@ -11,7 +11,8 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import torch
 
@@ -19,7 +20,7 @@ from axial.attention import evoformer_attention
 
 __all__ = ["DS4Sci_EvoformerAttention", "install", "uninstall"]
 
-# What OpenFold takes from DeepSpeed: the attention, two questions that it asks of the rest.
+# What OpenFold takes from DeepSpeed: the attention, two questions that it asks of the rest, and an import.
 _NAMES = (
     "deepspeed",
     "deepspeed.ops",
@@ -27,6 +28,17 @@ _NAMES = (
     "deepspeed.comm",
     "deepspeed.comm.comm",
     "deepspeed.checkpointing",
+    "deepspeed.utils",
+    "deepspeed.utils.zero_to_fp32",
+)
+# OpenFold's train_openfold.py imports the module always and calls these for checkpoints of DeepSpeed's own.
+_CONVERSIONS = (
+    "convert_zero_checkpoint_to_fp32_state_dict",
+    "get_fp32_state_dict_from_zero_checkpoint",
+    "get_model_state_file",
+    "get_optim_files",
+    "load_state_dict_from_zero_checkpoint",
+    "parse_optim_states",
 )
 # These take a module that can be imported for DeepSpeed itself. transformers and accelerate ask the packages' metadata.
 _LIGHTNING = ("lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning")
@@ -97,12 +109,23 @@ class _Module(types.ModuleType):
         return importlib.machinery.ModuleSpec(self.__name__, loader=None, is_package=True)
 
 
+def _refuse(name: str) -> Callable[..., NoReturn]:
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
+        raise RuntimeError(
+            f"[compat.deepspeed] {name} reads checkpoints that DeepSpeed wrote; expected DeepSpeed to be installed, "
+            "got axial's stand-in, which has its attention alone"
+        )
+
+    return refuse
+
+
 def install() -> None:
     """Let imports of DeepSpeed's Evoformer attention find this one, where DeepSpeed itself is not installed.
 
     Call it before the first import of the code that is to find it. Beside the attention there are the two functions
-    that OpenFold asks: `deepspeed.comm.comm.is_initialized` and `deepspeed.checkpointing.is_configured`, both False.
-    Lightning, transformers and accelerate still know no DeepSpeed.
+    that OpenFold asks, `deepspeed.comm.comm.is_initialized` and `deepspeed.checkpointing.is_configured`, both False,
+    and the module `deepspeed.utils.zero_to_fp32`, whose functions refuse. Lightning, transformers and accelerate still
+    know no DeepSpeed.
     Raises RuntimeError where DeepSpeed is installed: import from axial.compat.deepspeed there.
     """
     if getattr(sys.modules.get("deepspeed"), "__axial__", False):
@@ -121,6 +144,8 @@ def install() -> None:
     sys.modules["deepspeed.ops.deepspeed4science"].DS4Sci_EvoformerAttention = DS4Sci_EvoformerAttention
     sys.modules["deepspeed.comm.comm"].is_initialized = lambda: False
     sys.modules["deepspeed.checkpointing"].is_configured = lambda: False
+    for name in _CONVERSIONS:
+        setattr(sys.modules["deepspeed.utils.zero_to_fp32"], name, _refuse(name))
 
 
 def uninstall() -> None:
