@@ -127,6 +127,74 @@ TEST(AttentionOp, PatternsHideWhatTheySay) {
                 hidden_where_not(4, 7, [](int64_t i, int64_t j) { return i < 2 ? j / 3 == 1 : j / 3 != 1; }));
 }
 
+std::string refusal(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const c10::ValueError& e) {
+    return e.what_without_backtrace();
+  }
+  return "not refused";
+}
+
+TEST(AttentionOp, CausalAndWindowGoByPositions) {
+  const std::vector<int64_t> q{7, 100, 3, 12, -5}, k{-5, 0, 3, 3, 8, 12, 40};
+  AttentionPattern pattern;
+  pattern.q_positions = at::tensor(q, at::kLong);
+  pattern.k_positions = at::tensor(k, at::kLong);
+  const auto apart = [&](int64_t i, int64_t j) {
+    return k[static_cast<size_t>(j)] - q[static_cast<size_t>(i)];
+  };
+  pattern.causal = true;
+  check_pattern("causal", pattern,
+                hidden_where_not(5, 7, [&](int64_t i, int64_t j) { return apart(i, j) <= 0; }));
+  pattern.window = 5;
+  const Tensor both =
+      hidden_where_not(5, 7, [&](int64_t i, int64_t j) { return apart(i, j) <= 0 && apart(i, j) >= -5; });
+  const Tensor values = random_normal({7, 1, 3}, at::kDouble, "v"),
+               queries = random_normal({5, 2, 3}, at::kDouble, "q");
+  const Tensor out = attention(queries, values, values, std::nullopt, std::nullopt, pattern);
+  EXPECT_TRUE(at::equal(out[1], at::zeros_like(out[1])));  // nothing lies within 5 of position 100
+  const Tensor expected = plain(queries, values, values, {}, {}, both);
+  for (const int64_t i : {0, 2, 3, 4})
+    EXPECT_LE((out[i] - expected[i]).abs().max().item<double>(), 1e-12) << i;
+  pattern.causal = false;
+  pattern.window = std::numeric_limits<int64_t>::max();
+  EXPECT_TRUE(at::equal(attention(queries, values, values, std::nullopt, std::nullopt, pattern),
+                        attention(queries, values, values, std::nullopt, std::nullopt)));
+  pattern.window = 5;
+  pattern.k_positions = pattern.k_positions->flip(0);
+  EXPECT_THAT(refusal([&] { attention(queries, values, values, {}, {}, pattern); }),
+              HasSubstr("k_positions; expected to rise, for causal and window, got 12 after 40"));
+  pattern.window = 0;
+  EXPECT_EQ(refusal([&] { attention(queries, values, values, {}, {}, pattern); }), "not refused");
+}
+
+// Each sequence of a batch at its own place; positions that start again in every segment.
+TEST(AttentionOp, PositionsMayDifferByRowAndStartAgainBySegment) {
+  const Tensor q = random_normal({2, 4, 2, 8}, at::kDouble, "q"),
+               k = random_normal({2, 9, 2, 8}, at::kDouble, "k");
+  AttentionPattern pattern;
+  pattern.causal = true;
+  pattern.q_positions =
+      at::arange(4, at::kLong) + at::tensor(std::vector<int64_t>{0, 5}, at::kLong).unsqueeze(1);
+  const Tensor out = attention(q, k, k, std::nullopt, std::nullopt, pattern);
+  for (const int64_t b : {0, 1}) {
+    AttentionPattern one;
+    one.causal = true;
+    const Tensor seen = k[b].narrow(0, 0, b == 0 ? 4 : 9);
+    EXPECT_LE(
+        (out[b] - attention(q[b], seen, seen, std::nullopt, std::nullopt, one)).abs().max().item<double>(),
+        1e-14);
+  }
+  AttentionPattern packed;
+  packed.causal = true;
+  packed.segments = at::tensor(std::vector<int64_t>{0, 3, 9}, at::kLong);
+  const Tensor expected = attention(k, k, k, std::nullopt, std::nullopt, packed);
+  packed.q_positions = packed.k_positions =
+      at::tensor(std::vector<int64_t>{0, 1, 2, 0, 1, 2, 3, 4, 5}, at::kLong);
+  EXPECT_TRUE(at::equal(attention(k, k, k, std::nullopt, std::nullopt, packed), expected));
+}
+
 TEST(AttentionOp, AQueryThatSeesNothingGivesZero) {
   for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf}) {
     for (const bool infinite : {true, false}) {
@@ -196,15 +264,6 @@ TEST(AttentionOp, ARowThatIsNoNumberSaysSo) {
       }
     }
   }
-}
-
-std::string refusal(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const c10::ValueError& e) {
-    return e.what_without_backtrace();
-  }
-  return "not refused";
 }
 
 TEST(AttentionOp, BadInputIsNamedWithItsShape) {

@@ -2,10 +2,14 @@
 // Checks and parameters of problem.h.
 #include "axial/ops/attention/problem.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "axial/ops/common/kernel_call.h"
 
@@ -105,6 +109,14 @@ void check_pattern(const AttentionArguments& a) {
   }
 }
 
+constexpr int64_t kLeast = std::numeric_limits<int64_t>::min();
+
+// The sum, or the end of the range that it would leave.
+int64_t add_within(int64_t a, int64_t b) {
+  int64_t sum = 0;
+  return __builtin_add_overflow(a, b, &sum) ? (b < 0 ? kLeast : std::numeric_limits<int64_t>::max()) : sum;
+}
+
 // Entry s is the first token of segment s.
 std::vector<int64_t> borders_of(const at::Tensor& segments, int64_t tokens) {
   const at::Tensor host = segments.to(at::kLong).contiguous();
@@ -199,6 +211,50 @@ void AttentionProblem::bind_index(const at::Tensor& index, int64_t items, std::s
   add_strides(whole.strides().slice(0, leading_.size()), to.leading);
 }
 
+// Causal and window by positions: rising ones of the keys make what a query sees one interval.
+void AttentionProblem::bind_intervals_by_position(const AttentionPattern& p,
+                                                  const std::vector<int64_t>& borders) {
+  const int64_t queries = in.sizes.queries, keys = in.sizes.keys;
+  const auto options = at::TensorOptions(at::kLong);
+  const at::Tensor q =
+      (p.q_positions ? *p.q_positions : at::arange(keys - queries, keys, options)).to(at::kLong);
+  const at::Tensor k = (p.k_positions ? *p.k_positions : at::arange(keys, options)).to(at::kLong);
+  const auto leading = [](const at::Tensor& t) {
+    return t.sizes().slice(0, static_cast<size_t>(std::max<int64_t>(t.dim() - 1, 0)));
+  };
+  std::vector<int64_t> shape = at::infer_size(leading(q), leading(k));
+  const auto whole = [&](const at::Tensor& t, int64_t items) {
+    shape.push_back(items);
+    const at::Tensor out = t.expand(shape).contiguous();
+    shape.pop_back();
+    return out;
+  };
+  const at::Tensor all_q = whole(q, queries), all_k = whole(k, keys);
+  const at::Tensor begin = at::empty_like(all_q), end = at::empty_like(all_q);
+  for (int64_t row = 0; queries > 0 && row < all_q.numel() / queries; ++row) {
+    const int64_t* at = all_q.const_data_ptr<int64_t>() + row * queries;
+    const int64_t* of = all_k.const_data_ptr<int64_t>() + row * keys;
+    for (size_t s = 0; s + 1 < borders.size(); ++s) {
+      const int64_t *first = of + borders[s], *last = of + borders[s + 1];
+      const int64_t* fall = std::is_sorted_until(first, last);
+      AXIAL_OP_CHECK(fall == last, kOp,
+                     "k_positions; expected to rise, for causal and window, got {} after {}", *fall,
+                     fall[-1]);
+    }
+    size_t s = 0;
+    for (int64_t i = 0; i < queries; ++i) {
+      while (s + 2 < borders.size() && i + keys - queries >= borders[s + 1]) ++s;
+      const int64_t *first = of + borders[s], *last = of + borders[s + 1];
+      const int64_t least = p.window > 0 ? add_within(at[i], -p.window) : kLeast;
+      const int64_t most = p.causal ? at[i] : add_within(at[i], p.window);
+      begin.mutable_data_ptr<int64_t>()[row * queries + i] = std::lower_bound(first, last, least) - of;
+      end.mutable_data_ptr<int64_t>()[row * queries + i] = std::upper_bound(first, last, most) - of;
+    }
+  }
+  bind_index(begin, queries, "q_positions", in.key_begin);
+  bind_index(end, queries, "q_positions", in.key_end);
+}
+
 void AttentionProblem::bind_intervals(const AttentionPattern& p) {
   if (p.key_begin) bind_index(*p.key_begin, in.sizes.queries, "key_begin", in.key_begin);
   if (p.key_end) bind_index(*p.key_end, in.sizes.queries, "key_end", in.key_end);
@@ -211,6 +267,8 @@ void AttentionProblem::bind_intervals(const AttentionPattern& p) {
                    p.segments->device().str());
     borders = borders_of(*p.segments, keys);
   }
+  if ((p.q_positions || p.k_positions) && (p.causal || p.window > 0))
+    return bind_intervals_by_position(p, borders);
   size_t segment = 0;
   for (int64_t i = 0; i < queries; ++i) {
     const int64_t position = i + keys - queries;

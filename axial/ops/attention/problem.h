@@ -47,6 +47,7 @@ class AttentionProblem {
   void add_strides(at::IntArrayRef strides, int64_t* to);
   void bind_index(const at::Tensor& index, int64_t items, std::string_view name, kernels::AttentionIndex& to);
   void bind_intervals(const AttentionPattern& pattern);
+  void bind_intervals_by_position(const AttentionPattern& pattern, const std::vector<int64_t>& borders);
   void bind_mask(const AttentionPattern& pattern);
 
   bool meta_ = false;
