@@ -310,6 +310,29 @@ TEST(AttentionOp, BadInputIsNamedWithItsShape) {
               HasSubstr("expected rising blocks below 1"));
 }
 
+TEST(AttentionOp, ATensorOfThePatternOnAnotherDeviceIsNamed) {
+  const Tensor q = at::zeros({5, 4, 8});
+  const auto options = at::TensorOptions(at::kMeta).dtype(at::kLong);
+  const auto refused = [&](OptionalTensor AttentionPattern::*member, const Tensor& t) {
+    AttentionPattern pattern;
+    pattern.mask_rows = at::tensor(std::vector<int64_t>{0, 1}, at::kLong);
+    pattern.mask_columns = at::zeros({1}, at::kLong);
+    pattern.*member = t;
+    return refusal([&] { attention(q, q, q, {}, {}, pattern); });
+  };
+  const char* expected = "; expected on the host, got meta";
+  EXPECT_THAT(refused(&AttentionPattern::alibi_slopes, at::zeros({4}, at::kMeta)),
+              HasSubstr(std::string("alibi_slopes") + expected));
+  EXPECT_THAT(refused(&AttentionPattern::mask_rows, at::empty({2}, options)),
+              HasSubstr(std::string("mask_rows") + expected));
+  EXPECT_THAT(refused(&AttentionPattern::mask_columns, at::empty({1}, options)),
+              HasSubstr(std::string("mask_columns") + expected));
+  EXPECT_THAT(refused(&AttentionPattern::segments, at::empty({2}, options)),
+              HasSubstr(std::string("segments") + expected));
+  EXPECT_THAT(refused(&AttentionPattern::key_end, at::empty({5}, options)),
+              HasSubstr(std::string("key_end") + expected));
+}
+
 // B * N beyond what a launch grid of 16 bits counts.
 TEST(AttentionOp, ManyRows) {
   const Tensor q = random_normal({66000, 2, 1, 4}, at::kFloat, "q");

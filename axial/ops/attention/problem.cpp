@@ -77,6 +77,11 @@ void check_integers(const OptionalTensor& t, std::string_view name) {
                  "{}; expected int64 or int32, got {}", name, t ? c10::toString(t->scalar_type()) : "");
 }
 
+void check_host(const at::Tensor& q, const OptionalTensor& t, std::string_view name) {
+  AXIAL_OP_CHECK(!t || q.is_meta() || t->is_cpu(), kOp, "{}; expected on the host, got {}", name,
+                 t ? t->device().str() : "");
+}
+
 void check_pattern(const AttentionArguments& a) {
   const AttentionPattern& p = a.pattern;
   AXIAL_OP_CHECK(p.window >= 0, kOp, "window; expected at least 0, got {}", p.window);
@@ -106,7 +111,9 @@ void check_pattern(const AttentionArguments& a) {
         std::pair(&p.k_positions, "k_positions"), std::pair(&p.mask_rows, "mask_rows"),
         std::pair(&p.mask_columns, "mask_columns")}) {
     check_integers(*t, name);
+    check_host(a.q, *t, name);
   }
+  check_host(a.q, p.alibi_slopes, "alibi_slopes");
 }
 
 constexpr int64_t kLeast = std::numeric_limits<int64_t>::min();
@@ -157,7 +164,7 @@ AttentionProblem::AttentionProblem(const AttentionArguments& args) : meta_(args.
   if (args.bias2) bind_bias(*args.bias2, in.bias[1]);
   const AttentionPattern& p = args.pattern;
   if (p.alibi_slopes) {
-    kept_.push_back(meta_ ? *p.alibi_slopes : p.alibi_slopes->to(at::kCPU, at::kFloat).contiguous());
+    kept_.push_back(meta_ ? *p.alibi_slopes : p.alibi_slopes->to(at::kFloat).contiguous());
     in.slopes = meta_ ? reinterpret_cast<const float*>(64) : kept_.back().const_data_ptr<float>();
   }
   if (p.q_positions) bind_index(*p.q_positions, in.sizes.queries, "q_positions", in.q_positions);
@@ -202,8 +209,6 @@ void AttentionProblem::bind_index(const at::Tensor& index, int64_t items, std::s
   }
   AXIAL_OP_CHECK(fits, kOp, "{}; expected a shape that broadcasts to {}, got {}", name,
                  c10::str(at::IntArrayRef(shape)), shape_text(index));
-  AXIAL_OP_CHECK(meta_ || index.is_cpu(), kOp, "{}; expected on the host, got {}", name,
-                 index.device().str());
   kept_.push_back(index.to(at::kLong).expand(shape));
   const at::Tensor& whole = kept_.back();
   to.data = meta_ ? reinterpret_cast<const int64_t*>(64) : whole.const_data_ptr<int64_t>();
@@ -262,11 +267,7 @@ void AttentionProblem::bind_intervals(const AttentionPattern& p) {
   const int64_t queries = in.sizes.queries, keys = in.sizes.keys;
   const int64_t window = std::min(p.window, queries + keys);  // farther than anything lies
   std::vector<int64_t> borders{0, keys};
-  if (p.segments) {
-    AXIAL_OP_CHECK(p.segments->is_cpu(), kOp, "segments; expected on the host, got {}",
-                   p.segments->device().str());
-    borders = borders_of(*p.segments, keys);
-  }
+  if (p.segments) borders = borders_of(*p.segments, keys);
   if ((p.q_positions || p.k_positions) && (p.causal || p.window > 0))
     return bind_intervals_by_position(p, borders);
   size_t segment = 0;
@@ -288,8 +289,8 @@ void AttentionProblem::bind_mask(const AttentionPattern& p) {
   if (meta_) return;
   const int64_t rows = (in.sizes.queries + in.mask.query_block - 1) / in.mask.query_block;
   const int64_t columns = (in.sizes.keys + in.mask.key_block - 1) / in.mask.key_block;
-  const at::Tensor begin = p.mask_rows->to(at::kCPU, at::kLong).contiguous();
-  const at::Tensor column = p.mask_columns->to(at::kCPU, at::kLong).contiguous();
+  const at::Tensor begin = p.mask_rows->to(at::kLong).contiguous();
+  const at::Tensor column = p.mask_columns->to(at::kLong).contiguous();
   kept_.insert(kept_.end(), {begin, column});
   AXIAL_OP_CHECK(begin.numel() == rows + 1, kOp, "mask_rows; expected [{}], got {}", rows + 1,
                  shape_text(*p.mask_rows));
