@@ -205,8 +205,9 @@ enum class Layer { kBackend, kAutograd, kAutocast };
 // By the dispatcher, from the top.
 Tensor call_attention(const AttentionArguments& a);
 
-Tensor run(Layer layer, const AttentionArguments& a) {
-  check_attention(a);
+Tensor run(Layer layer, const AttentionArguments& given) {
+  check_attention(given);
+  const AttentionArguments a = with_few_leading_dims(given);
   if (layer == Layer::kAutograd && wants_gradient(a)) {
     return Attention::apply(a.q, a.k, a.v, a.bias1, a.bias2, a.pattern, a.scale);
   }

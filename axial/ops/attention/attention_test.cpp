@@ -413,6 +413,51 @@ TEST(AttentionOp, AnExpandedBiasHasAGradientOfItsOwnSize) {
   }
 }
 
+// More leading dims that no stride merges than the kernels walk: permuted tensors, biases that are broadcast
+// in turns.
+TEST(AttentionOp, AnyNumberOfLeadingDims) {
+  for (const size_t n : {size_t{7}, size_t{8}}) {
+    Shape leading(n, 2), even, odd;
+    std::vector<int64_t> order;
+    for (size_t d = 0; d < n; ++d) {
+      even.push_back(d % 2 == 0 ? 2 : 1);
+      odd.push_back(d % 2 == 0 ? 1 : 2);
+      order.insert(order.begin(), static_cast<int64_t>(d));
+    }
+    for (const int64_t d : {n, n + 1, n + 2}) order.push_back(static_cast<int64_t>(d));
+    const auto with = [](Shape shape, const Shape& rest) {
+      shape.insert(shape.end(), rest.begin(), rest.end());
+      return shape;
+    };
+    for (const bool turns : {false, true}) {
+      Tensors leaves{random_normal(with(leading, {3, 2, 4}), at::kFloat, "q"),
+                     random_normal(with(leading, {5, 2, 4}), at::kFloat, "k"),
+                     random_normal(with(leading, {5, 2, 4}), at::kFloat, "v")};
+      for (const Shape& shape : {even, odd})
+        leaves.push_back(turns ? random_normal(with(shape, {1, 3, 5}), at::kFloat, "bias") : at::zeros({5}));
+      const auto results = [&](at::ScalarType type, const auto& f) {
+        Tensors t;
+        for (const Tensor& x : leaves) t.push_back(x.to(type).detach().clone().requires_grad_());
+        const Tensor out = f(t[0].permute(order), t[1], t[2].permute(order), t[3], t[4]);
+        Tensors all =
+            torch::autograd::grad({out}, t, {at::cos(at::arange(out.numel()).view(out.sizes())).to(type)});
+        all.push_back(out.detach());
+        return all;
+      };
+      const Tensors ours =
+          results(at::kFloat, [](const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& b1,
+                                 const Tensor& b2) { return attention(q, k, v, b1, b2); });
+      const Tensors exact =
+          results(at::kDouble, [](const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& b1,
+                                  const Tensor& b2) { return plain(q, k, v, b1, b2, {}); });
+      for (size_t i = 0; i < ours.size(); ++i) {
+        ASSERT_EQ(ours[i].sizes(), exact[i].sizes());
+        EXPECT_LE((ours[i] - exact[i]).abs().max().item<double>(), 1e-5) << n << turns << i;
+      }
+    }
+  }
+}
+
 // Keys in a gap between intervals, or that the block mask leaves out, are no numbers: nothing may show it.
 TEST(AttentionOp, KeysThatNoQuerySeesMayBeAnything) {
   for (const int64_t queries : {4, 70}) {

@@ -312,21 +312,9 @@ void AttentionProblem::bind_mask(const AttentionPattern& p) {
 }
 
 void AttentionProblem::finish() {
-  // Merge dim d into d + 1 where every tensor walks both with one stride; drop dims of size 1.
-  std::vector<size_t> dims;
-  std::vector<int64_t> sizes;
-  for (size_t d = leading_.size(); d-- > 0;) {
-    if (leading_[d] == 1) continue;
-    const bool joins = !dims.empty() && std::all_of(strides_.begin(), strides_.end(), [&](const Strides& s) {
-      return s.of[d] == s.of[dims.back()] * sizes.back();
-    });
-    if (joins) {
-      sizes.back() *= leading_[d];
-    } else {
-      dims.push_back(d);
-      sizes.push_back(leading_[d]);
-    }
-  }
+  std::vector<at::IntArrayRef> strides;
+  for (const Strides& of : strides_) strides.emplace_back(of.of);
+  const auto [dims, sizes] = merge_dims(leading_, strides);
   AXIAL_OP_CHECK(dims.size() <= kernels::kMaxLeading, kOp,
                  "leading dims; expected at most {} that do not merge, got {} of {}", kernels::kMaxLeading,
                  dims.size(), c10::str(at::IntArrayRef(leading_)));
