@@ -115,8 +115,9 @@ struct AttentionBackward {
 };
 
 /// Forward: per thread one head's packed K and V and stripes of bias, O((I_s + D) * J).
-/// Backward: besides, fp32 sums of dK, dV and of the biases' gradients for at most 8 splits.
-/// Never proportional to X * I * J.
+/// Backward: besides, fp32 sums of dK, dV and of the biases' gradients for at most 8 splits; of a bias by key
+/// (a mask) for each of X * H heads and at most 8 parts of the queries, also where the heads of a group share
+/// it. Never proportional to X * I * J.
 int64_t workspace_bytes(const AttentionForward& params);
 int64_t workspace_bytes(const AttentionBackward& params);
 
