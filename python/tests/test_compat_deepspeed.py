@@ -70,6 +70,69 @@ def test_install_answers_openfold_and_no_one_else(installed):
     compat.install()  # again is nothing
 
 
+# How lightning-utilities 0.8 to 0.15 answer RequirementCache("deepspeed"): the installed packages' metadata, then
+# whether the module is there.
+LIGHTNING = """
+import importlib.metadata
+from importlib.util import find_spec
+
+def package_available(name):
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+def module_available(path):
+    if not package_available(path.split(".")[0]):
+        return False
+    try:
+        importlib.import_module(path)
+    except ImportError:
+        return False
+    return True
+
+def requirement(name):
+    try:
+        importlib.metadata.version(name)
+        return True
+    except importlib.metadata.PackageNotFoundError:
+        return module_available(name)
+"""
+
+
+def test_lightning_still_knows_no_deepspeed(installed):
+    facts = {"__name__": "lightning_utilities.core.imports"}
+    exec(LIGHTNING, facts)
+    assert facts["requirement"]("deepspeed") is False
+    assert facts["module_available"]("deepspeed.ops") is False
+    assert facts["requirement"]("torch") is True
+    elsewhere = {"__name__": "openfold.model.primitives"}
+    exec(LIGHTNING, elsewhere)
+    assert elsewhere["package_available"]("deepspeed") is True
+    assert elsewhere["package_available"]("deepspeed.ops.deepspeed4science") is True
+
+
+def test_the_real_lightning_knows_no_deepspeed(installed):
+    imports = pytest.importorskip("lightning_utilities.core.imports")
+    assert not imports.RequirementCache("deepspeed")
+    assert not imports.RequirementCache("deepspeed>=0.16.0")
+
+
+def test_the_real_accelerate_knows_no_deepspeed(installed):
+    assert not pytest.importorskip("accelerate.utils").is_deepspeed_available()
+
+
+def test_checkpoints_of_deepspeed_are_refused_aloud(installed):
+    import deepspeed
+    from deepspeed.utils import zero_to_fp32  # as train_openfold.py, always
+
+    assert deepspeed.utils.zero_to_fp32 is zero_to_fp32
+    with pytest.raises(
+        RuntimeError, match=r"get_fp32_state_dict_from_zero_checkpoint.*DeepSpeed to be installed"
+    ):
+        zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint("checkpoint", tag="last")
+
+
 def test_uninstall_leaves_no_trace():
     compat.install()
     compat.uninstall()

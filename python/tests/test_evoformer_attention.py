@@ -86,6 +86,22 @@ def test_autocast_lowers_what_torch_lowers():
     assert (out.float() - expected).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_autocast_keeps_what_a_mask_hides(low, dtype):
+    q, k, v, _, _ = tensors(1, 2, 20, 2, 8)
+    mask = torch.zeros(20, 20, dtype=dtype)
+    mask[3] = torch.finfo(dtype).min  # in another dtype a number like others
+    mask[:, 5] = torch.finfo(dtype).min
+    mask.requires_grad_()
+    with torch.autocast("cpu", dtype=low):
+        out = evoformer_attention(q, k, v, [mask])
+    assert out.dtype == low and (out[:, :, 3] == 0).all() and (out[:, :, 4] != 0).any()
+    out.float().sum().backward()
+    assert mask.grad.dtype == dtype and mask.grad.isfinite().all()
+    assert (v.grad[:, :, 5] == 0).all() and (v.grad[:, :, 6] != 0).any()
+
+
 def test_modes_without_gradient_save_nothing():
     q, k, v, bias1, bias2 = tensors(1, 2, 20, 2, 8)
     expected = evoformer_attention(q, k, v, [bias1, bias2]).detach()

@@ -125,8 +125,10 @@ def test_openfold(core):
         assert largest_error(a, e) < tolerance
 
 
-# trifast: triangles of every side; error at most three times that of torch in the same precision (plus 1e-3, or 1e-4
-# in fp32), against fp32 there and fp64 here; masked keys; the gradient of sum(), a tensor of stride 0.
+# trifast: triangles of every side from 17 to 199, thinned here: the fast tests take every side (every third in half
+# precision) with two rows and two heads, and four whole triangles; the slow one whole triangles, of one side in
+# thirteen. Error at most three times that of torch in the same precision (plus 1e-3, or 1e-4 in fp32), against fp32
+# there and fp64 here; masked keys; the gradient of sum(), a tensor of stride 0.
 def check_trifast(rows, n, heads, width, masked, dtype):
     q, k, v = (torch.randn(1, rows, n, heads, width) for _ in range(3))
     pair = torch.randn(1, 1, heads, n, n)
@@ -162,8 +164,9 @@ def test_trifast(dtype, masked):
         check_trifast(n, n, 4, 32, masked, dtype)
 
 
-# MegaFold: lengths and widths that no tile divides; values of half the usual size, the pair bias in fp32; absolute
-# error 1e-2 (fp16), besides 2e-2 of the value (bf16).
+# MegaFold: lengths and widths that no tile divides, thinned here: the fast test has two rows and a quarter of the
+# heads, the slow one fp16 alone and a tenth of the rows of the large cases. Values of half the usual size, the pair
+# bias in fp32; absolute error 1e-2 (fp16), besides 2e-2 of the value (bf16).
 def check_megafold(shape, dtype):
     B, N, L, H, _ = shape
     q, k, v = (0.5 * torch.randn(shape, dtype=dtype) for _ in range(3))

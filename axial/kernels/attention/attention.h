@@ -7,7 +7,8 @@
 // A key is not seen outside of [key_begin[i], key_end[i]), in blocks that the block mask leaves out, and
 // where its logit is minus infinity; a bias equal to its dtype's lowest value counts as minus infinity.
 // Keys and values that some query of the call sees must be finite: others of its tile meet them times 0.
-// A query that sees no key has output 0, statistics (-inf, 0) and gives no gradient.
+// A query that sees no key has output 0, statistics (-inf, 0) and gives no gradient. One that sees a logit of
+// NaN or plus infinity is NaN throughout, as are the gradients that it enters.
 // Dao et al., 2022 (tiles, recomputed probabilities); Rabe and Staats, 2021; biases: Jumper et al., 2021.
 #pragma once
 
@@ -114,8 +115,9 @@ struct AttentionBackward {
 };
 
 /// Forward: per thread one head's packed K and V and stripes of bias, O((I_s + D) * J).
-/// Backward: besides, fp32 sums of dK, dV and of the biases' gradients for at most 8 splits.
-/// Never proportional to X * I * J.
+/// Backward: besides, fp32 sums of dK, dV and of the biases' gradients for at most 8 splits; of a bias by key
+/// (a mask) for each of X * H heads and at most 8 parts of the queries, also where the heads of a group share
+/// it. Never proportional to X * I * J.
 int64_t workspace_bytes(const AttentionForward& params);
 int64_t workspace_bytes(const AttentionBackward& params);
 

@@ -56,7 +56,7 @@ void BM_AttentionBackward(benchmark::State& state, const AttentionShape& shape) 
   p.in = run.forward.in;
   p.out = run.forward.out;
   p.statistics = run.forward.statistics;
-  p.dout = c.tensor(c.dout().data(), DType::kF32, shape.queries, shape.heads);
+  p.dout = c.dout();
   p.dq = c.tensor(dq.data(), DType::kF32, shape.queries, shape.heads);
   p.dk = c.tensor(dk.data(), DType::kF32, shape.keys, shape.kv_heads);
   p.dv = c.tensor(dv.data(), DType::kF32, shape.keys, shape.kv_heads);

@@ -29,6 +29,7 @@ struct AttentionShape {
   double masked = 0;        ///< share of the elements of bias 0 that are minus infinity (fp16, bf16: lowest)
   bool first_block_masked = false;
   bool row_masked = false;  ///< query 0 sees nothing through bias 0
+  bool ones = false;        ///< incoming gradients are a single 1, expanded, as those of sum() are
 };
 
 inline AttentionShape with_bias(AttentionShape shape, std::string first) {
@@ -51,7 +52,7 @@ class AttentionCase {
         q_(dtype, random_values("q", leading() * shape_.queries * shape_.heads * shape_.width)),
         k_(dtype, random_values("k", leading() * shape_.keys * shape_.kv_heads * shape_.width)),
         v_(dtype, random_values("v", leading() * shape_.keys * shape_.kv_heads * shape_.width)),
-        dout_(dtype, random_values("dout", q_.size())),
+        dout_(dtype, shape_.ones ? std::vector<double>{1} : random_values("dout", q_.size())),
         bias_{make_bias(0, dtype), make_bias(1, dtype)} {
     for (int64_t h = 0; h < shape_.heads; ++h) slopes_.push_back(std::exp2(-static_cast<float>(h + 1) / 2));
     make_intervals();
@@ -60,7 +61,10 @@ class AttentionCase {
 
   const AttentionShape& shape() const { return shape_; }
   DType dtype() const { return q_.dtype(); }
-  Buffer& dout() { return dout_; }
+  AttentionTensor dout() {
+    if (!shape_.ones) return tensor(dout_.data(), dtype(), shape_.queries, shape_.heads);
+    return {.data = dout_.data(), .dtype = dtype(), .col = 0};
+  }
   int64_t query_elements() const { return q_.size(); }
   int64_t key_elements() const { return k_.size(); }
   int64_t bias_elements(int b) const { return bias_[b].size(); }
@@ -241,6 +245,23 @@ inline std::vector<AttentionShape> attention_shapes() {
   all.push_back(shape("odd width", {}, 40, 70, 1, 1));
   all.push_back(shape("wide", {}, 35, 70, 1, 256));
   all.push_back(shape("799 x 3", {}, 799, 3, 1, 16));
+  // Many terms of one sign in a sum, or few terms in torch's: what rounds more than torch shows here.
+  AttentionShape ones = shape("grouped heads of a sum", {2}, 65, 65, 8, 24);
+  ones.ones = true;
+  ones.kv_heads = 1;
+  all.push_back(ones);
+  ones = shape("grouped heads of a long sum", {}, 256, 256, 8, 32);
+  ones.ones = true;
+  ones.kv_heads = 2;
+  all.push_back(ones);
+  ones = with_bias(shape("pair bias of a sum", {2}, 256, 256, 1, 32), "xk", "hqk");
+  ones.ones = true;
+  all.push_back(ones);
+  all.push_back(with_bias(shape("width 1", {2}, 64, 129, 2, 1), "xk", "hqk"));
+  all.push_back(with_bias(shape("width 256", {2}, 40, 40, 2, 256), "xk", "hqk"));
+  AttentionShape cache = with_bias(shape("few queries over 1000 keys", {2}, 4, 1000, 2, 33), "xk", "hqk");
+  cache.kv_heads = 1;
+  all.push_back(cache);
   AttentionShape causal = shape("causal", {2}, 70, 70, 2, 32);
   causal.causal = true;
   all.push_back(causal);

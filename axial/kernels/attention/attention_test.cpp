@@ -82,7 +82,7 @@ Backward run_backward(const Implementation<AttentionBackward>& impl, AttentionCa
   params.in = c.inputs();
   params.out = c.tensor(saved.out.data(), c.dtype(), s.queries, s.heads);
   params.statistics = saved.statistics.data();
-  params.dout = c.tensor(c.dout().data(), c.dtype(), s.queries, s.heads);
+  params.dout = c.dout();
   params.dq = c.tensor(result.dq.data(), c.dtype(), s.queries, s.heads);
   params.dk = c.tensor(result.dk.data(), c.dtype(), s.keys, s.kv_heads);
   params.dv = c.tensor(result.dv.data(), c.dtype(), s.keys, s.kv_heads);
@@ -206,6 +206,24 @@ TEST(Attention, WorkspaceIsAFewSplitsOfTheGradients) {
   const int64_t one_split = 4 * 8 * 384 * 384, mask = 4 * 5120 * 8 * 384, threads = 2 * (2 << 20);
   EXPECT_LT(workspace_bytes(extra_msa(5120)), 8 * one_split + mask + threads);
   EXPECT_GT(int64_t{4} * 5120 * 8 * 384 * 384, 100 * workspace_bytes(extra_msa(5120))) << "the logits alone";
+}
+
+// A gradient that keeps a dim is no sum over it: there is nothing to share, however the other one is summed.
+TEST(Attention, WorkspaceHoldsNoGradientThatKeepsTheRows) {
+  constexpr int64_t kRows = 640, kOne = 8 * 384 * 384;
+  for (const bool summed : {false, true}) {
+    for (const bool expanded : {false, true}) {
+      AttentionBackward p = extra_msa(kRows);
+      p.dbias[1].leading[1] = kOne;
+      if (!expanded) p.in.bias[1].leading[1] = kOne;
+      if (summed) {
+        p.in.bias[0] = {.data = p.in.q.data, .head = 384 * 384, .query = 384, .key = 1};
+        p.dbias[0] = p.in.bias[0];
+      }
+      const int64_t shares = summed ? 8 * 4 * kOne : 4 * kRows * 8 * 384, threads = 2 * (4 << 20);
+      EXPECT_LT(workspace_bytes(p), shares + threads) << summed << expanded;
+    }
+  }
 }
 
 TEST(Attention, LongLengths) {

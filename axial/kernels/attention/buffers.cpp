@@ -56,9 +56,8 @@ BackwardBuffers::BackwardBuffers(const AttentionBackward& params, const Plan& pl
   for (int b = 0; b < 2; ++b) {
     if (params.dbias[b].data == nullptr) continue;
     const BiasKind kind = plan.kinds[b];
-    if (kind == BiasKind::kDense && plan.stripe > 0)
-      dstripe[b] = pieces.take(plan.stripe * terms.padded_keys);
-    if (kind == BiasKind::kDense && plan.stripe == 0 && !dblock)
+    if (kind == BiasKind::kDense && plan.summed[b]) dstripe[b] = pieces.take(plan.stripe * terms.padded_keys);
+    if (kind == BiasKind::kDense && !plan.summed[b] && !dblock)
       dblock = pieces.take(kBackwardKeys * kMaxTile);
     if (kind == BiasKind::kKey && !dkey) dkey = pieces.take(terms.padded_keys * kMaxTile);
   }

@@ -61,7 +61,7 @@ struct BackwardBuffers {
   bool whole = false;                ///< P and dP of all keys stay until their sum is known
   float *p, *ds;                     ///< [Jp, Q] where `whole`, else [key_block, Q]; ds holds dP first
   TermBuffers terms;
-  float* dstripe[2] = {};   ///< as terms.stripe
+  float* dstripe[2] = {};   ///< as terms.stripe, of gradients that are summed
   float* dblock = nullptr;  ///< [Q, key_block]
   float* dkey = nullptr;    ///< [Jp, lanes] sums of ds over queries, lane by lane
   int64_t floats = 0;

@@ -46,19 +46,23 @@ void few_products(const T* k, int64_t k_row, const T* v, int64_t v_row, int64_t 
   }
 }
 
-// out[r] += sum over the block's keys of p[r][j] v[j]; a value that no query sees may be anything.
+// out[r] += sum over the block's keys of p[r][j] v[j], from zero: long chains round more. A value that no
+// query sees may be anything.
 template <int R, class T>
 void few_values(const T* v, int64_t v_row, int64_t n, int64_t width, const FewBuffers& b) {
   for_lanes(width, [&](int64_t c, auto part) HWY_ATTR {
     Floats sums[R];
-    for (int r = 0; r < R; ++r) sums[r] = load_floats(b.out + r * b.pitch + c);
+    for (int r = 0; r < R; ++r) sums[r] = hn::Zero(FloatTag());
     for (int64_t j = 0; j < n; ++j) {
       if (!b.seen[j]) continue;
       const Floats value = load(v + j * v_row + c, part);
       for (int r = 0; r < R; ++r)
         sums[r] = hn::MulAdd(broadcast(b.scores + r * kFewKeys + j), value, sums[r]);
     }
-    for (int r = 0; r < R; ++r) store_floats(sums[r], b.out + r * b.pitch + c);
+    for (int r = 0; r < R; ++r) {
+      float* to = b.out + r * b.pitch + c;
+      store_floats(hn::Add(load_floats(to), sums[r]), to);
+    }
   });
 }
 

@@ -40,8 +40,7 @@ void probability_block(const BackwardBuffers& b, const QueryTile& tile, const Te
   const float *k = b.k + first_key * b.width, *values = b.v + first_key * b.width;
   for (int64_t r0 = 0; r0 < kBackwardKeys; r0 += kRows, p += kRows * kQueries, dp += kRows * kQueries) {
     Block<kVectors> block;
-    clear(block);
-    multiply(block, k + r0 * b.width, b.width, 1, b.q, kQueries, b.width);
+    multiply_width(block, k + r0 * b.width, b.width, b.q, kQueries, b.width);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
@@ -52,8 +51,7 @@ void probability_block(const BackwardBuffers& b, const QueryTile& tile, const Te
         store_floats(hn::Mul(e, state.inverse[v]), p + r * kQueries + v * kLanes);
       }
     }
-    clear(block);
-    multiply(block, values + r0 * b.width, b.width, 1, b.dout, kQueries, b.width);
+    multiply_width(block, values + r0 * b.width, b.width, b.dout, kQueries, b.width);
     Floats sums[kVectors] = {hn::Zero(FloatTag()), hn::Zero(FloatTag())};
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
@@ -115,9 +113,9 @@ HWY_INLINE void add_outer_panel(const float* weights, const float* rows, int64_t
                                 float* sums) {
   for (int64_t r0 = 0; r0 < kBackwardKeys; r0 += kRows) {
     Block<N> block;
-    load_block(block, sums + r0 * pitch + column, pitch);
+    clear(block);
     multiply(block, weights + r0 * kQueries, kQueries, 1, rows + column, pitch, kQueries);
-    store_block(block, sums + r0 * pitch + column, pitch);
+    add_block(block, sums + r0 * pitch + column, pitch);
   }
 }
 
@@ -134,9 +132,9 @@ HWY_INLINE void add_outer(const float* weights, const float* rows, int64_t pitch
 HWY_INLINE void add_keys(const float* k, const float* ds, int64_t width, float* dq) {
   for (int64_t c = 0; c < width; c += kRows) {
     Block<kVectors> block;
-    load_block(block, dq + c * kQueries, kQueries);
+    clear(block);
     multiply(block, k + c, 1, width, ds, kQueries, kBackwardKeys);
-    store_block(block, dq + c * kQueries, kQueries);
+    add_block(block, dq + c * kQueries, kQueries);
   }
 }
 

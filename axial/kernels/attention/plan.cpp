@@ -33,6 +33,17 @@ BiasKind kind_of(const AttentionBias& bias, const AttentionBias& gradient, const
   return by_query ? BiasKind::kDense : BiasKind::kKey;
 }
 
+// Whether more than one head adds to an element of a dense bias's gradient.
+bool is_summed(const Plan& plan, const AttentionBias& gradient) {
+  if (gradient.data == nullptr) return false;
+  bool summed = plan.group > 1 && gradient.head == 0;
+  for (int i = 0; i < plan.num_walked; ++i) {
+    const int dim = plan.walked_dims[i];
+    summed = summed || (size_of_dim(plan.sizes, dim) > 1 && !varies(gradient, plan.sizes, dim));
+  }
+  return summed;
+}
+
 // Dims, kinds, and whether a stripe of bias serves more than one head.
 Plan cut_dims(const AttentionInputs& in, const AttentionBias (&gradients)[2], bool& stays) {
   Plan plan;
@@ -50,8 +61,9 @@ Plan cut_dims(const AttentionInputs& in, const AttentionBias (&gradients)[2], bo
     bool moves = false, sums = false;
     for (int b = 0; b < 2; ++b) {
       if (!dense[b]) continue;
-      moves = moves || varies(in.bias[b], in.sizes, dim);
-      sums = sums || (gradients[b].data != nullptr && !varies(gradients[b], in.sizes, dim));
+      const bool wanted = gradients[b].data != nullptr, apart = varies(gradients[b], in.sizes, dim);
+      moves = moves || varies(in.bias[b], in.sizes, dim) || (wanted && apart);  // an expanded bias is apart
+      sums = sums || (wanted && !apart);
     }
     const bool walked = any && (!moves || sums);
     (walked ? plan.walked_dims[plan.num_walked++] : plan.own_dims[plan.num_own++]) = dim;
@@ -60,7 +72,11 @@ Plan cut_dims(const AttentionInputs& in, const AttentionBias (&gradients)[2], bo
   for (int i = 0; i < in.sizes.num_leading; ++i) add(i);
   add(kMaxLeading);
   stays = plan.walk > 1;
-  for (int b = 0; b < 2; ++b) stays = stays || (dense[b] && plan.group > 1 && in.bias[b].head == 0);
+  for (int b = 0; b < 2; ++b) {
+    if (!dense[b]) continue;
+    plan.summed[b] = is_summed(plan, gradients[b]);
+    stays = stays || plan.summed[b] || (plan.group > 1 && in.bias[b].head == 0);
+  }
   return plan;
 }
 

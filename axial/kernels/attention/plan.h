@@ -2,9 +2,9 @@
 // How attention is cut into units that run in any order on any thread, by the shape alone.
 //
 // Every leading dim and the key/value head is either own (a unit has one value of it) or walked (a unit goes
-// over a range of it). Walked are the dims along which every dense bias is broadcast, so that its tile stays
-// close, and those along which the gradient of a dense bias is summed, so that no two units of a split add
-// into one place. Called by the simd implementations; the reference walks everything.
+// over a range of it). Walked are the dims along which every dense bias and its gradient are broadcast, so
+// that its tile stays close, and those along which the gradient of a dense bias is summed, so that no two
+// units of a split add into one place. Called by the simd implementations; the reference walks everything.
 #pragma once
 
 #include <algorithm>
@@ -72,6 +72,7 @@ struct Plan {
   int64_t query_parts = 1, part = 0;                        ///< queries of a part, a multiple of kMaxTile
   int64_t stripe = 0;  ///< queries whose dense biases stay packed; 0: they are packed tile by tile
   BiasKind kinds[2] = {};
+  bool summed[2] = {};    ///< a dense bias's gradient meets more than one head; else blocks are written out
   bool streamed = false;  ///< results go past the caches
 
   int64_t units() const { return own * splits * query_parts; }

@@ -73,7 +73,7 @@ HWY_INLINE void write_block(const AttentionBackward& p, const Plan& plan, const 
   lanes_to_rows(ds, kBackwardKeys, b.dblock, kBackwardKeys);
   const int64_t n = std::min(kBackwardKeys, p.in.sizes.keys - key);
   for (int i = 0; i < 2; ++i) {
-    if (p.dbias[i].data == nullptr || plan.kinds[i] != BiasKind::kDense) continue;
+    if (p.dbias[i].data == nullptr || plan.kinds[i] != BiasKind::kDense || plan.summed[i]) continue;
     Matrix to = bias_matrix(p.dbias[i], head.place, p.in.sizes.num_leading, head.index);
     to.data = static_cast<char*>(to.data) + (tile.first * to.row + key * to.col) * size_of(to.dtype);
     unpack_rows(b.dblock, kBackwardKeys, tile.count, n, to, b.streamed);

@@ -32,8 +32,7 @@ void score_block(const float* k, const float* q, int64_t width, const QueryTile&
   Floats most[kVectors] = {largest[0], largest[1]};
   for (int64_t r0 = 0; r0 < kForwardKeys; r0 += kRows) {
     Block<kVectors> block;
-    clear(block);
-    multiply(block, k + r0 * width, width, 1, q, kQueries, width);
+    multiply_width(block, k + r0 * width, width, q, kQueries, width);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
@@ -104,9 +103,9 @@ HWY_INLINE void update_softmax(float* scores, const Floats (&largest)[kVectors],
 HWY_INLINE void add_values(const float* v, const float* p, int64_t width, float* out) {
   for (int64_t c = 0; c < width; c += kRows) {
     Block<kVectors> block;
-    load_block(block, out + c * kQueries, kQueries);
+    clear(block);
     multiply(block, v + c, 1, width, p, kQueries, kForwardKeys);
-    store_block(block, out + c * kQueries, kQueries);
+    add_block(block, out + c * kQueries, kQueries);
   }
 }
 
@@ -135,11 +134,11 @@ void write_tile(const AttentionForward& p, const Head& head, const QueryTile& ti
   const FloatTag d;
   const int64_t width = b.width;
   for (int v = 0; v < kVectors; ++v) {
-    const auto seen = hn::Ne(state.sum[v], hn::Zero(d));
+    const auto nothing = hn::Eq(state.sum[v], hn::Zero(d));  // not its negation: a sum may be no number
     const Floats inverse = hn::Div(hn::Set(d, 1.0f), state.sum[v]);
     for (int64_t c = 0; c < width; ++c) {
       float* at = b.out + c * kQueries + v * kLanes;
-      store_floats(hn::IfThenElseZero(seen, hn::Mul(load_floats(at), inverse)), at);
+      store_floats(hn::IfThenZeroElse(nothing, hn::Mul(load_floats(at), inverse)), at);
     }
   }
   lanes_to_rows(b.out, width, b.rows, width);

@@ -181,7 +181,7 @@ BackwardSums::BackwardSums(const AttentionBackward& params, const Plan& plan, fl
   for (int b = 0; b < 2; ++b) {
     if (params.dbias[b].data == nullptr) continue;
     extents[b] = extent_of(params.dbias[b], s);
-    if (plan.kinds[b] == BiasKind::kDense && plan.stripe > 0)
+    if (plan.kinds[b] == BiasKind::kDense && plan.summed[b])
       dense[b] = pieces.take(plan.splits * extents[b].count);
     if (plan.kinds[b] == BiasKind::kKey) by_key[b] = pieces.take(rows * plan.query_parts * s.keys);
     if (plan.kinds[b] == BiasKind::kQuery) by_query[b] = pieces.take(rows * s.queries);
@@ -199,7 +199,7 @@ void clear_sums(const AttentionBackward& params, const Plan& plan, const Backwar
                 const ParallelFor& parallel_for) {
   zero(sums.pieces.base() + sums.uncleared, sums.floats - sums.uncleared, parallel_for);
   for (int b = 0; b < 2; ++b) {
-    if (params.dbias[b].data == nullptr || plan.kinds[b] != BiasKind::kDense || plan.stripe > 0) continue;
+    if (params.dbias[b].data == nullptr || plan.kinds[b] != BiasKind::kDense || plan.summed[b]) continue;
     zero_bias(params.in.sizes, sums.extents[b], params.dbias[b], parallel_for);
   }
 }

@@ -14,7 +14,7 @@ struct BackwardSums {
   Pieces pieces;
   float* dk = nullptr;      ///< [P, X.., G, J, D], of the keys that the part's queries see
   float* dv = nullptr;      ///< as dk
-  float* dense[2] = {};     ///< [S, extent.count] of biases that stay packed
+  float* dense[2] = {};     ///< [S, extent.count] where the plan says summed
   float* by_key[2] = {};    ///< [R, P, J]
   float* by_query[2] = {};  ///< [R, I]
   BiasExtent extents[2];    ///< of the dense ones

@@ -14,6 +14,8 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
+
 #include "axial/kernels/common/simd_inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -30,11 +32,17 @@ HWY_INLINE Floats load_floats(const float* p) { return hn::LoadU(FloatTag(), p);
 HWY_INLINE void store_floats(Floats v, float* p) { hn::StoreU(v, FloatTag(), p); }
 HWY_INLINE Floats broadcast(const float* p) { return hn::Set(FloatTag(), *p); }
 
-/// exp(x) for x <= 0 (rounding above is fine): 0 for minus infinity, NaN for NaN, at most 1 ulp off in the
-/// normal range and within 2^-126 below it. Cody and Waite reduction, degree-6 minimax polynomial.
+/// exp(x) for x <= 0 (rounding above is fine): 0 for minus infinity, NaN for NaN, at most 2 ulp off in the
+/// normal range (1 with fused multiply-adds) and within 2^-126 below it. Cody and Waite reduction, degree-6
+/// minimax polynomial.
 HWY_INLINE Floats exp_of_negative(Floats x) {
   const FloatTag d;
-  const Floats y = hn::Max(hn::Set(d, -104.0f), x);  // the second operand wins for NaN
+  const Floats lowest = hn::Set(d, -104.0f);
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
+  const Floats y = hn::Max(lowest, x);  // the second operand wins for NaN
+#else
+  const Floats y = hn::IfThenElse(hn::Lt(x, lowest), lowest, x);
+#endif
   const Floats n = hn::Round(hn::Mul(y, hn::Set(d, 1.44269504088896341f)));
   Floats f = hn::NegMulAdd(n, hn::Set(d, 0.693145752f), y);
   f = hn::NegMulAdd(n, hn::Set(d, 1.42860677e-6f), f);
@@ -51,7 +59,7 @@ HWY_INLINE Floats exp_of_negative(Floats x) {
   const hn::RebindToSigned<FloatTag> di;
   const auto power = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)));
   const Floats value = hn::Mul(p, hn::BitCast(d, power));
-  return hn::IfThenZeroElse(hn::Lt(y, hn::Set(d, -87.3f)), value);
+  return hn::IfThenZeroElse(hn::Lt(y, hn::Set(d, -87.33654f)), value);
 #endif
 }
 
@@ -70,21 +78,17 @@ HWY_INLINE void clear(Block<N>& c) {
   }
 }
 
+/// to += c. A block's products are summed from zero and added here, not onto what is there one by one: chains
+/// as long as all keys, or all queries of a group of heads, would round more than torch's products do.
 template <int N>
-HWY_INLINE void load_block(Block<N>& c, const float* from, int64_t pitch) {
+HWY_INLINE void add_block(const Block<N>& c, float* to, int64_t pitch) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < N; ++v) c.at[r][v] = load_floats(from + r * pitch + v * kLanes);
-  }
-}
-
-template <int N>
-HWY_INLINE void store_block(const Block<N>& c, float* to, int64_t pitch) {
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < N; ++v) store_floats(c.at[r][v], to + r * pitch + v * kLanes);
+    for (int v = 0; v < N; ++v) {
+      float* at = to + r * pitch + v * kLanes;
+      store_floats(hn::Add(load_floats(at), c.at[r][v]), at);
+    }
   }
 }
 
@@ -104,6 +108,27 @@ HWY_INLINE void multiply(Block<N>& c, const float* a, int64_t row, int64_t step,
     }
     a += step;
     b += pitch;
+  }
+}
+
+/// c[r] = sum over i < n of a[r * row + i] * b[i * pitch ..]: logits, and dP, over the width. Wide heads are
+/// summed in pieces, each from zero.
+template <int N>
+HWY_INLINE void multiply_width(Block<N>& c, const float* a, int64_t row, const float* b, int64_t pitch,
+                               int64_t n) {
+  constexpr int64_t kChain = 64;
+  clear(c);
+  if (n <= kChain) return multiply(c, a, row, 1, b, pitch, n);
+  HWY_ALIGN float sums[kRows * N * kLanes] = {};
+  for (int64_t first = 0; first < n; first += kChain) {
+    clear(c);
+    multiply(c, a + first, row, 1, b + first * pitch, pitch, std::min(kChain, n - first));
+    add_block(c, sums, N * kLanes);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < N; ++v) c.at[r][v] = load_floats(sums + (r * N + v) * kLanes);
   }
 }
 

@@ -12,10 +12,12 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/le.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <cmath>
+#include <limits>
 
 #include "axial/ops/attention/problem.h"
 #include "axial/ops/common/kernel_call.h"
@@ -205,8 +207,9 @@ enum class Layer { kBackend, kAutograd, kAutocast };
 // By the dispatcher, from the top.
 Tensor call_attention(const AttentionArguments& a);
 
-Tensor run(Layer layer, const AttentionArguments& a) {
-  check_attention(a);
+Tensor run(Layer layer, const AttentionArguments& given) {
+  check_attention(given);
+  const AttentionArguments a = with_few_leading_dims(given);
   if (layer == Layer::kAutograd && wants_gradient(a)) {
     return Attention::apply(a.q, a.k, a.v, a.bias1, a.bias2, a.pattern, a.scale);
   }
@@ -219,14 +222,25 @@ double scale_of(const Tensor& q, std::optional<double> scale) {
   return q.dim() == 0 ? 1.0 : 1 / std::sqrt(static_cast<double>(q.size(-1)));
 }
 
-// Autocast as torch's own attention: q, k and v to the lower dtype; a bias keeps fp32 or follows.
+// fp32 of a bias whose dtype the kernels do not take beside q's; the lowest value of its own still hides a
+// key.
+Tensor single_bias(const Tensor& bias) {
+  const double lowest = bias.scalar_type() == at::kHalf       ? -65504.0
+                        : bias.scalar_type() == at::kBFloat16 ? -0x1.fep127
+                                                              : std::numeric_limits<double>::lowest();
+  return bias.to(at::kFloat).masked_fill(bias.le(lowest), -std::numeric_limits<double>::infinity());
+}
+
+// Autocast as torch's own attention: q, k and v to the lower dtype; a bias keeps that dtype or is fp32.
 Tensor in_lower_precision(AttentionArguments a, at::DeviceType device) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(
       at::autocast::get_autocast_dispatch_key_from_device_type(device));
   const at::ScalarType low = at::autocast::get_autocast_dtype(device);
   for (Tensor* t : {&a.q, &a.k, &a.v}) *t = at::autocast::cached_cast(low, *t, device);
   for (OptionalTensor* bias : {&a.bias1, &a.bias2}) {
-    if (*bias && (*bias)->scalar_type() != at::kFloat) *bias = at::autocast::cached_cast(low, **bias, device);
+    if (!*bias || a.q.scalar_type() == at::kDouble || !at::isFloatingType((*bias)->scalar_type())) continue;
+    const at::ScalarType type = (*bias)->scalar_type();
+    if (type != at::kFloat && type != a.q.scalar_type()) *bias = single_bias(**bias);
   }
   return call_attention(a);
 }

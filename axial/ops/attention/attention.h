@@ -14,7 +14,7 @@ using OptionalTensor = std::optional<at::Tensor>;
 /// Which keys a query sees beside what biases say. X leading dims, I queries, J keys; tensors lie on the
 /// host. Either key_begin and key_end, or any of segments, causal and window.
 struct AttentionPattern {
-  bool causal = false;       ///< query i sees the keys up to position i + J - I
+  bool causal = false;       ///< a query sees the keys up to its position
   int64_t window = 0;        ///< 0: all; else only keys at most this far from the query's position
   OptionalTensor segments;   ///< [S + 1] int64 or int32, rising from 0 to I = J: tokens see their own segment
   OptionalTensor key_begin;  ///< int64, broadcastable to [X.., I]: first key seen
@@ -27,8 +27,9 @@ struct AttentionPattern {
   int64_t key_block = 64;
   /// ALiBi (Press et al., 2022): adds slope * (key position - query position).
   OptionalTensor alibi_slopes;  ///< [H] floating
-  OptionalTensor q_positions;   ///< int64, broadcastable to [X.., I]; none: i + J - I
-  OptionalTensor k_positions;   ///< int64, broadcastable to [X.., J]; none: j
+  /// Positions, for ALiBi, causal and window. With these two, those of the keys rise (within a segment).
+  OptionalTensor q_positions;  ///< int64, broadcastable to [X.., I]; none: i + J - I
+  OptionalTensor k_positions;  ///< int64, broadcastable to [X.., J]; none: j
 };
 
 /// softmax(scale q k^T + bias1 + bias2) v, exactly, without stored logits.

@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include "axial/core/check/check.h"
+#include "axial/ops/attention/test_attention.h"
 #include "axial/testing/counted_memory/counted_memory.h"
 #include "axial/testing/op_case/op_case.h"
 
@@ -17,27 +17,15 @@ namespace axial::ops {
 namespace {
 
 using at::Tensor;
+using test::optional;
+using test::plain;
+using test::refusal;
+using test::Shape;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using testing::OpInputs;
 using testing::random_normal;
 using testing::Tensors;
-
-// Queries and keys swapped with heads; keys and values once per query head.
-Tensor plain(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& bias1, const Tensor& bias2,
-             const Tensor& hidden) {
-  const int64_t group = q.size(-2) / k.size(-2);
-  const Tensor keys = k.repeat_interleave(group, -2).transpose(-2, -3),
-               values = v.repeat_interleave(group, -2);
-  Tensor s =
-      at::matmul(q.transpose(-2, -3), keys.transpose(-1, -2)) / std::sqrt(static_cast<double>(q.size(-1)));
-  if (bias1.defined()) s = s + bias1;
-  if (bias2.defined()) s = s + bias2;
-  if (hidden.defined()) s = s.masked_fill(hidden, -INFINITY);
-  return at::matmul(at::softmax(s, -1), values.transpose(-2, -3)).transpose(-2, -3);
-}
-
-using Shape = std::vector<int64_t>;
 
 // q, k, v and biases; an empty shape leaves the bias out.
 OpInputs inputs(const std::string& label, const Shape& q, const Shape& k, const Shape& bias1 = {},
@@ -49,8 +37,6 @@ OpInputs inputs(const std::string& label, const Shape& q, const Shape& k, const 
           {random_normal(q, at::kDouble, "q"), random_normal(k, at::kDouble, "k"),
            random_normal(k, at::kDouble, "v"), bias(bias1, "bias1"), bias(bias2, "bias2")}};
 }
-
-OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
 TEST(AttentionOp, HoldsWhatEveryOpMustHoldWithBiases) {
   const testing::OpCase test{
@@ -75,56 +61,6 @@ TEST(AttentionOp, HoldsWhatEveryOpMustHoldWithBiases) {
       .reference = [](const Tensors& t) { return Tensors{plain(t[0], t[1], t[2], t[3], t[4], {})}; },
       .terms = 1};
   for (const std::string& failure : testing::failures(test)) ADD_FAILURE() << failure;
-}
-
-// Of I queries and J keys; i sees j where `sees` says so.
-template <class F>
-Tensor hidden_where_not(int64_t queries, int64_t keys, const F& sees) {
-  Tensor hidden = at::empty({queries, keys}, at::kBool);
-  for (int64_t i = 0; i < queries; ++i) {
-    for (int64_t j = 0; j < keys; ++j) hidden[i][j].fill_(!sees(i, j));
-  }
-  return hidden;
-}
-
-void check_pattern(const std::string& name, const AttentionPattern& pattern, const Tensor& hidden) {
-  const testing::OpCase test{
-      .name = name,
-      .inputs = {inputs("with a bias", {2, hidden.size(0), 2, 3}, {2, hidden.size(1), 1, 3},
-                        {2, 1, hidden.size(1)})},
-      .op =
-          [&](const Tensors& t) { return Tensors{attention(t[0], t[1], t[2], t[3], std::nullopt, pattern)}; },
-      .reference = [&](const Tensors& t) { return Tensors{plain(t[0], t[1], t[2], t[3], {}, hidden)}; },
-      .terms = 1};
-  for (const std::string& failure : testing::failures(test)) ADD_FAILURE() << failure;
-}
-
-TEST(AttentionOp, PatternsHideWhatTheySay) {
-  AttentionPattern causal;
-  causal.causal = true;
-  check_pattern("causal", causal, hidden_where_not(4, 6, [](int64_t i, int64_t j) { return j <= i + 2; }));
-  AttentionPattern window;
-  window.window = 2;
-  check_pattern("window", window,
-                hidden_where_not(7, 7, [](int64_t i, int64_t j) { return std::abs(i - j) <= 2; }));
-  AttentionPattern segments;
-  segments.segments = at::tensor(std::vector<int64_t>{0, 3, 3, 7}, at::kLong);
-  check_pattern("segments", segments,
-                hidden_where_not(7, 7, [](int64_t i, int64_t j) { return (i < 3) == (j < 3); }));
-  AttentionPattern interval;
-  interval.key_begin = at::tensor(std::vector<int64_t>{0, 2, 1}, at::kLong);
-  interval.key_end = at::tensor(std::vector<int64_t>{1, 4, 5}, at::kLong);
-  const std::vector<int64_t> begin{0, 2, 1}, end{1, 4, 5};
-  check_pattern("interval", interval, hidden_where_not(3, 5, [&](int64_t i, int64_t j) {
-                  return j >= begin[static_cast<size_t>(i)] && j < end[static_cast<size_t>(i)];
-                }));
-  AttentionPattern blocks;
-  blocks.query_block = 2;
-  blocks.key_block = 3;
-  blocks.mask_rows = at::tensor(std::vector<int64_t>{0, 1, 3}, at::kLong);
-  blocks.mask_columns = at::tensor(std::vector<int64_t>{1, 0, 2}, at::kLong);
-  check_pattern("block mask", blocks,
-                hidden_where_not(4, 7, [](int64_t i, int64_t j) { return i < 2 ? j / 3 == 1 : j / 3 != 1; }));
 }
 
 TEST(AttentionOp, AQueryThatSeesNothingGivesZero) {
@@ -155,13 +91,47 @@ TEST(AttentionOp, AQueryThatSeesNothingGivesZero) {
   }
 }
 
-std::string refusal(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const c10::ValueError& e) {
-    return e.what_without_backtrace();
+// One number of a row is spoiled: the row must say so, wherever torch's softmax would, and no other.
+TEST(AttentionOp, ARowThatIsNoNumberSaysSo) {
+  const double nan = std::numeric_limits<double>::quiet_NaN(),
+               infinity = std::numeric_limits<double>::infinity();
+  for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf}) {
+    for (const std::string what : {"q", "k", "bias", "infinite bias", "overflow"}) {
+      Tensors t;
+      for (const char* name : {"q", "k", "v"}) t.push_back(random_normal({70, 1, 8}, type, name));
+      t.push_back(at::zeros({70, 70}, type));
+      t[3].select(0, 2).fill_(-infinity);  // query 2 sees nothing
+      if (what == "q") t[0].select(0, 1).fill_(nan);
+      if (what == "k") t[1].select(0, 66).fill_(nan);
+      if (what == "bias") t[3][1][66].fill_(nan);
+      if (what == "infinite bias") t[3][1][66].fill_(infinity);
+      if (what == "overflow") {  // of the product q . k, in fp32
+        if (type == at::kHalf) continue;
+        t[0].select(0, 1).fill_(type == at::kDouble ? 1e308 : 3e38);
+        t[1].select(0, 66).fill_(1e5);
+      }
+      const auto spoiled = [&](const Tensor& x) { return at::isnan(x).flatten(1).any(-1); };
+      Tensor expected = spoiled(plain(t[0], t[1], t[2], t[3], {}, {}));
+      // Minus infinity hides a key, whatever it holds; torch's softmax of such a row is no number either.
+      if (what != "k") expected[2].fill_(false);
+      for (const Tensor& x : t) x.requires_grad_();
+      const Tensor out = attention(t[0], t[1], t[2], t[3], std::nullopt);
+      EXPECT_TRUE(at::equal(spoiled(out), expected)) << type << " " << what;
+      const auto grads = torch::autograd::grad({out}, t, {at::ones_like(out)});
+      EXPECT_TRUE(at::isnan(grads[0][1]).all().item<bool>()) << type << " " << what;
+      if (what != "k") {
+        EXPECT_EQ(grads[0][2].abs().max().item<double>(), 0) << type << " " << what;
+      }
+      EXPECT_TRUE(at::isnan(grads[3][1]).any().item<bool>()) << type << " " << what;
+      const at::NoGradGuard no_grad;
+      const Tensor few = attention(t[0].narrow(0, 0, 3), t[1], t[2], t[3].narrow(0, 0, 3), std::nullopt);
+      EXPECT_TRUE(at::equal(spoiled(few), expected.narrow(0, 0, 3)))
+          << type << " " << what << ", few queries";
+      if (what != "k") {
+        EXPECT_EQ(few[2].abs().max().item<double>(), 0);
+      }
+    }
   }
-  return "not refused";
 }
 
 TEST(AttentionOp, BadInputIsNamedWithItsShape) {
@@ -255,67 +225,82 @@ TEST(AttentionOp, MemoryIsThatOfTheResults) {
   EXPECT_EQ(memory.live(), 0);
 }
 
-// Keys in a gap between intervals, or that the block mask leaves out, are no numbers: nothing may show it.
-TEST(AttentionOp, KeysThatNoQuerySeesMayBeAnything) {
-  for (const int64_t queries : {4, 70}) {
-    std::vector<int64_t> begin, end;
-    for (int64_t i = 0; i < queries; ++i) {
-      begin.push_back(i % 2 == 0 ? 0 : 40);
-      end.push_back(i % 2 == 0 ? 20 : 100);
+// Autograd sums an expanded bias's gradient over what it was expanded along; here it is as large as that.
+TEST(AttentionOp, AnExpandedBiasHasAGradientOfItsOwnSize) {
+  const Tensor q = random_normal({3, 70, 4, 8}, at::kFloat, "q");
+  for (const int64_t groups : {4, 2}) {
+    const Tensor k = random_normal({3, 70, groups, 8}, at::kFloat, "k");
+    for (const Shape& base :
+         {Shape{1, 4, 70, 70}, Shape{1, 1, 70, 70}, Shape{3, 1, 70, 70}, Shape{1, 1, 1, 70}}) {
+      const Tensor whole = random_normal(base, at::kFloat, "bias").requires_grad_().expand({3, 4, 70, 70});
+      const Tensor pair = random_normal({4, 70, 70}, at::kFloat, "pair").requires_grad_();
+      const auto grads = torch::autograd::grad({attention(q, k, k, whole, pair)}, {whole, pair}, {q});
+      const Tensor wide = whole.detach().to(at::kDouble).requires_grad_();
+      const Tensor wide_pair = pair.detach().to(at::kDouble).requires_grad_();
+      const Tensor exact =
+          plain(q.to(at::kDouble), k.to(at::kDouble), k.to(at::kDouble), wide, wide_pair, {});
+      const auto expected = torch::autograd::grad({exact}, {wide, wide_pair}, {q.to(at::kDouble)});
+      for (size_t i = 0; i < 2; ++i)
+        EXPECT_LE((grads[i] - expected[i]).abs().max().item<double>(), 5e-6) << base << groups;
     }
-    AttentionPattern gap, blocks;
-    gap.key_begin = at::tensor(begin, at::kLong);
-    gap.key_end = at::tensor(end, at::kLong);
-    blocks.query_block = 128;
-    blocks.key_block = 20;
-    blocks.mask_rows = at::tensor(std::vector<int64_t>{0, 3}, at::kLong);
-    blocks.mask_columns = at::tensor(std::vector<int64_t>{0, 2, 4}, at::kLong);
-    for (const AttentionPattern& pattern : {gap, blocks}) {
-      const Tensor q = random_normal({queries, 1, 8}, at::kFloat, "q").requires_grad_();
-      Tensor k = random_normal({100, 1, 8}, at::kFloat, "k"), v = random_normal({100, 1, 8}, at::kFloat, "v");
-      const auto run = [&] {
-        const Tensor out = attention(q, k, v, std::nullopt, std::nullopt, pattern);
-        const at::NoGradGuard no_grad;
-        return Tensors{out, torch::autograd::grad({out}, {q}, {at::ones_like(out)})[0],
-                       attention(q, k, v, std::nullopt, std::nullopt, pattern)};
+  }
+  testing::CountedMemory memory;
+  {
+    constexpr int64_t N = 640, L = 384, H = 8, D = 8, kFloat = 4;
+    const auto options = at::TensorOptions(at::kMeta).dtype(at::kFloat);
+    const Tensor meta = at::empty({1, N, L, H, D}, options);
+    const Tensor pair = at::empty({1, 1, H, L, L}, options).requires_grad_().expand({1, N, H, L, L});
+    const Tensor out = attention(meta, meta, meta, std::nullopt, pair);
+    const int64_t before = memory.live(), threads = at::get_num_threads() * (int64_t{4} << 20);
+    memory.reset_peak();
+    const auto gradients = torch::autograd::grad({out}, {pair}, {meta});
+    EXPECT_LE(memory.peak() - before, N * H * L * L * kFloat + threads);
+  }
+}
+
+// More leading dims that no stride merges than the kernels walk: permuted tensors, biases that are broadcast
+// in turns.
+TEST(AttentionOp, AnyNumberOfLeadingDims) {
+  for (const size_t n : {size_t{7}, size_t{8}}) {
+    Shape leading(n, 2), even, odd;
+    std::vector<int64_t> order;
+    for (size_t d = 0; d < n; ++d) {
+      even.push_back(d % 2 == 0 ? 2 : 1);
+      odd.push_back(d % 2 == 0 ? 1 : 2);
+      order.insert(order.begin(), static_cast<int64_t>(d));
+    }
+    for (const int64_t d : {n, n + 1, n + 2}) order.push_back(static_cast<int64_t>(d));
+    const auto with = [](Shape shape, const Shape& rest) {
+      shape.insert(shape.end(), rest.begin(), rest.end());
+      return shape;
+    };
+    for (const bool turns : {false, true}) {
+      Tensors leaves{random_normal(with(leading, {3, 2, 4}), at::kFloat, "q"),
+                     random_normal(with(leading, {5, 2, 4}), at::kFloat, "k"),
+                     random_normal(with(leading, {5, 2, 4}), at::kFloat, "v")};
+      for (const Shape& shape : {even, odd})
+        leaves.push_back(turns ? random_normal(with(shape, {1, 3, 5}), at::kFloat, "bias") : at::zeros({5}));
+      const auto results = [&](at::ScalarType type, const auto& f) {
+        Tensors t;
+        for (const Tensor& x : leaves) t.push_back(x.to(type).detach().clone().requires_grad_());
+        const Tensor out = f(t[0].permute(order), t[1], t[2].permute(order), t[3], t[4]);
+        Tensors all =
+            torch::autograd::grad({out}, t, {at::cos(at::arange(out.numel()).view(out.sizes())).to(type)});
+        all.push_back(out.detach());
+        return all;
       };
-      const Tensors clean = run();
-      k.narrow(0, 20, 20).fill_(NAN);
-      v.narrow(0, 20, 20).fill_(INFINITY);
-      const Tensors spoiled = run();
-      for (size_t i = 0; i < clean.size(); ++i)
-        EXPECT_TRUE(at::equal(clean[i], spoiled[i])) << queries << " " << i;
+      const Tensors ours =
+          results(at::kFloat, [](const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& b1,
+                                 const Tensor& b2) { return attention(q, k, v, b1, b2); });
+      const Tensors exact =
+          results(at::kDouble, [](const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& b1,
+                                  const Tensor& b2) { return plain(q, k, v, b1, b2, {}); });
+      for (size_t i = 0; i < ours.size(); ++i) {
+        ASSERT_EQ(ours[i].sizes(), exact[i].sizes());
+        EXPECT_LE((ours[i] - exact[i]).abs().max().item<double>(), 1e-5) << n << turns << i;
+      }
     }
   }
-}
-
-TEST(AttentionOp, PositionsFarApartKeepTheirDistance) {
-  for (const int64_t far : {int64_t{1} << 24, int64_t{1000000007}, int64_t{1} << 40}) {
-    Tensor positions = at::arange(20, at::kLong).mul_(7).add_(far);
-    positions[0].fill_(0);
-    AttentionPattern pattern;
-    pattern.causal = true;
-    pattern.q_positions = pattern.k_positions = positions;
-    pattern.alibi_slopes = at::tensor(std::vector<double>{0.5, 0.25}, at::kFloat);
-    const Tensor q = random_normal({20, 2, 8}, at::kDouble, "q");
-    const Tensor exact = attention(q, q, q, std::nullopt, std::nullopt, pattern);
-    const Tensor single = q.to(at::kFloat);
-    const Tensor out = attention(single, single, single, std::nullopt, std::nullopt, pattern);
-    EXPECT_LE((out - exact).abs().max().item<double>(), 1e-5) << far;
-  }
-}
-
-TEST(AttentionOp, SizesBeyondAnyLengthMeanAll) {
-  const Tensor q = random_normal({5, 2, 8}, at::kFloat, "q");
-  const Tensor all = attention(q, q, q, std::nullopt, std::nullopt);
-  AttentionPattern pattern;
-  pattern.window = pattern.query_block = pattern.key_block = std::numeric_limits<int64_t>::max();
-  EXPECT_TRUE(at::equal(attention(q, q, q, std::nullopt, std::nullopt, pattern), all));
-  pattern.mask_rows = at::tensor(std::vector<int64_t>{0, 1}, at::kLong);
-  pattern.mask_columns = at::zeros({1}, at::kLong);
-  EXPECT_TRUE(at::equal(attention(q, q, q, std::nullopt, std::nullopt, pattern), all));
-  pattern.mask_rows = at::zeros({1}, at::kLong);
-  EXPECT_THAT(refusal([&] { attention(q, q, q, {}, {}, pattern); }), HasSubstr("mask_rows; expected [2]"));
 }
 
 TEST(AttentionOp, ABiasOfNoRowsHasAGradientOfZero) {

@@ -2,10 +2,14 @@
 // Checks and parameters of problem.h.
 #include "axial/ops/attention/problem.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "axial/ops/common/kernel_call.h"
 
@@ -73,6 +77,11 @@ void check_integers(const OptionalTensor& t, std::string_view name) {
                  "{}; expected int64 or int32, got {}", name, t ? c10::toString(t->scalar_type()) : "");
 }
 
+void check_host(const at::Tensor& q, const OptionalTensor& t, std::string_view name) {
+  AXIAL_OP_CHECK(!t || q.is_meta() || t->is_cpu(), kOp, "{}; expected on the host, got {}", name,
+                 t ? t->device().str() : "");
+}
+
 void check_pattern(const AttentionArguments& a) {
   const AttentionPattern& p = a.pattern;
   AXIAL_OP_CHECK(p.window >= 0, kOp, "window; expected at least 0, got {}", p.window);
@@ -102,7 +111,17 @@ void check_pattern(const AttentionArguments& a) {
         std::pair(&p.k_positions, "k_positions"), std::pair(&p.mask_rows, "mask_rows"),
         std::pair(&p.mask_columns, "mask_columns")}) {
     check_integers(*t, name);
+    check_host(a.q, *t, name);
   }
+  check_host(a.q, p.alibi_slopes, "alibi_slopes");
+}
+
+constexpr int64_t kLeast = std::numeric_limits<int64_t>::min();
+
+// The sum, or the end of the range that it would leave.
+int64_t add_within(int64_t a, int64_t b) {
+  int64_t sum = 0;
+  return __builtin_add_overflow(a, b, &sum) ? (b < 0 ? kLeast : std::numeric_limits<int64_t>::max()) : sum;
 }
 
 // Entry s is the first token of segment s.
@@ -145,7 +164,7 @@ AttentionProblem::AttentionProblem(const AttentionArguments& args) : meta_(args.
   if (args.bias2) bind_bias(*args.bias2, in.bias[1]);
   const AttentionPattern& p = args.pattern;
   if (p.alibi_slopes) {
-    kept_.push_back(meta_ ? *p.alibi_slopes : p.alibi_slopes->to(at::kCPU, at::kFloat).contiguous());
+    kept_.push_back(meta_ ? *p.alibi_slopes : p.alibi_slopes->to(at::kFloat).contiguous());
     in.slopes = meta_ ? reinterpret_cast<const float*>(64) : kept_.back().const_data_ptr<float>();
   }
   if (p.q_positions) bind_index(*p.q_positions, in.sizes.queries, "q_positions", in.q_positions);
@@ -190,13 +209,55 @@ void AttentionProblem::bind_index(const at::Tensor& index, int64_t items, std::s
   }
   AXIAL_OP_CHECK(fits, kOp, "{}; expected a shape that broadcasts to {}, got {}", name,
                  c10::str(at::IntArrayRef(shape)), shape_text(index));
-  AXIAL_OP_CHECK(meta_ || index.is_cpu(), kOp, "{}; expected on the host, got {}", name,
-                 index.device().str());
   kept_.push_back(index.to(at::kLong).expand(shape));
   const at::Tensor& whole = kept_.back();
   to.data = meta_ ? reinterpret_cast<const int64_t*>(64) : whole.const_data_ptr<int64_t>();
   to.item = whole.stride(-1);
   add_strides(whole.strides().slice(0, leading_.size()), to.leading);
+}
+
+// Causal and window by positions: rising ones of the keys make what a query sees one interval.
+void AttentionProblem::bind_intervals_by_position(const AttentionPattern& p,
+                                                  const std::vector<int64_t>& borders) {
+  const int64_t queries = in.sizes.queries, keys = in.sizes.keys;
+  const auto options = at::TensorOptions(at::kLong);
+  const at::Tensor q =
+      (p.q_positions ? *p.q_positions : at::arange(keys - queries, keys, options)).to(at::kLong);
+  const at::Tensor k = (p.k_positions ? *p.k_positions : at::arange(keys, options)).to(at::kLong);
+  const auto leading = [](const at::Tensor& t) {
+    return t.sizes().slice(0, static_cast<size_t>(std::max<int64_t>(t.dim() - 1, 0)));
+  };
+  std::vector<int64_t> shape = at::infer_size(leading(q), leading(k));
+  const auto whole = [&](const at::Tensor& t, int64_t items) {
+    shape.push_back(items);
+    const at::Tensor out = t.expand(shape).contiguous();
+    shape.pop_back();
+    return out;
+  };
+  const at::Tensor all_q = whole(q, queries), all_k = whole(k, keys);
+  const at::Tensor begin = at::empty_like(all_q), end = at::empty_like(all_q);
+  for (int64_t row = 0; queries > 0 && row < all_q.numel() / queries; ++row) {
+    const int64_t* at = all_q.const_data_ptr<int64_t>() + row * queries;
+    const int64_t* of = all_k.const_data_ptr<int64_t>() + row * keys;
+    for (size_t s = 0; s + 1 < borders.size(); ++s) {
+      const int64_t *first = of + borders[s], *last = of + borders[s + 1];
+      const int64_t* fall = std::is_sorted_until(first, last);
+      AXIAL_OP_CHECK(fall == last, kOp,
+                     "k_positions; expected to rise, for causal and window, got {} after {}", *fall,
+                     fall[-1]);
+    }
+    size_t s = 0;
+    for (int64_t i = 0; i < queries; ++i) {
+      while (s + 2 < borders.size() && i + keys - queries >= borders[s + 1]) ++s;
+      const int64_t *first = of + borders[s], *last = of + borders[s + 1];
+      const int64_t least = p.window > 0 ? add_within(at[i], -p.window) : kLeast;
+      const int64_t most = p.causal ? at[i] : add_within(at[i], p.window);
+      begin.mutable_data_ptr<int64_t>()[row * queries + i] = std::lower_bound(first, last, least) - of;
+      end.mutable_data_ptr<int64_t>()[row * queries + i] = std::upper_bound(first, last, most) - of;
+    }
+  }
+  bind_index(begin, queries, "q_positions", in.key_begin);
+  bind_index(end, queries, "q_positions", in.key_end);
 }
 
 void AttentionProblem::bind_intervals(const AttentionPattern& p) {
@@ -206,11 +267,9 @@ void AttentionProblem::bind_intervals(const AttentionPattern& p) {
   const int64_t queries = in.sizes.queries, keys = in.sizes.keys;
   const int64_t window = std::min(p.window, queries + keys);  // farther than anything lies
   std::vector<int64_t> borders{0, keys};
-  if (p.segments) {
-    AXIAL_OP_CHECK(p.segments->is_cpu(), kOp, "segments; expected on the host, got {}",
-                   p.segments->device().str());
-    borders = borders_of(*p.segments, keys);
-  }
+  if (p.segments) borders = borders_of(*p.segments, keys);
+  if ((p.q_positions || p.k_positions) && (p.causal || p.window > 0))
+    return bind_intervals_by_position(p, borders);
   size_t segment = 0;
   for (int64_t i = 0; i < queries; ++i) {
     const int64_t position = i + keys - queries;
@@ -230,8 +289,8 @@ void AttentionProblem::bind_mask(const AttentionPattern& p) {
   if (meta_) return;
   const int64_t rows = (in.sizes.queries + in.mask.query_block - 1) / in.mask.query_block;
   const int64_t columns = (in.sizes.keys + in.mask.key_block - 1) / in.mask.key_block;
-  const at::Tensor begin = p.mask_rows->to(at::kCPU, at::kLong).contiguous();
-  const at::Tensor column = p.mask_columns->to(at::kCPU, at::kLong).contiguous();
+  const at::Tensor begin = p.mask_rows->to(at::kLong).contiguous();
+  const at::Tensor column = p.mask_columns->to(at::kLong).contiguous();
   kept_.insert(kept_.end(), {begin, column});
   AXIAL_OP_CHECK(begin.numel() == rows + 1, kOp, "mask_rows; expected [{}], got {}", rows + 1,
                  shape_text(*p.mask_rows));
@@ -253,21 +312,9 @@ void AttentionProblem::bind_mask(const AttentionPattern& p) {
 }
 
 void AttentionProblem::finish() {
-  // Merge dim d into d + 1 where every tensor walks both with one stride; drop dims of size 1.
-  std::vector<size_t> dims;
-  std::vector<int64_t> sizes;
-  for (size_t d = leading_.size(); d-- > 0;) {
-    if (leading_[d] == 1) continue;
-    const bool joins = !dims.empty() && std::all_of(strides_.begin(), strides_.end(), [&](const Strides& s) {
-      return s.of[d] == s.of[dims.back()] * sizes.back();
-    });
-    if (joins) {
-      sizes.back() *= leading_[d];
-    } else {
-      dims.push_back(d);
-      sizes.push_back(leading_[d]);
-    }
-  }
+  std::vector<at::IntArrayRef> strides;
+  for (const Strides& of : strides_) strides.emplace_back(of.of);
+  const auto [dims, sizes] = merge_dims(leading_, strides);
   AXIAL_OP_CHECK(dims.size() <= kernels::kMaxLeading, kOp,
                  "leading dims; expected at most {} that do not merge, got {} of {}", kernels::kMaxLeading,
                  dims.size(), c10::str(at::IntArrayRef(leading_)));

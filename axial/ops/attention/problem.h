@@ -23,6 +23,18 @@ struct AttentionArguments {
 /// Everything that can be said of shapes and dtypes, symbolic ones included. Throws ValueError.
 void check_attention(const AttentionArguments& args);
 
+/// Leading dims from the last to the first: dim d is merged into the next where every tensor walks both with
+/// one stride, and dropped where its size is 1. `dims` are those left, with the sizes of what they hold.
+struct MergedDims {
+  std::vector<size_t> dims;
+  std::vector<int64_t> sizes;
+};
+MergedDims merge_dims(at::IntArrayRef leading, const std::vector<at::IntArrayRef>& strides);
+
+/// The same call with few enough leading dims for the kernels, by copies where more of them than kMaxLeading
+/// do not merge: rare, and differentiable. Call it before autograd.
+AttentionArguments with_few_leading_dims(AttentionArguments args);
+
 /// Kernel parameters of a call. Leading dims of all tensors that it was told of are merged where they can be.
 class AttentionProblem {
  public:
@@ -47,6 +59,7 @@ class AttentionProblem {
   void add_strides(at::IntArrayRef strides, int64_t* to);
   void bind_index(const at::Tensor& index, int64_t items, std::string_view name, kernels::AttentionIndex& to);
   void bind_intervals(const AttentionPattern& pattern);
+  void bind_intervals_by_position(const AttentionPattern& pattern, const std::vector<int64_t>& borders);
   void bind_mask(const AttentionPattern& pattern);
 
   bool meta_ = false;

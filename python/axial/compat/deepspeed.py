@@ -11,7 +11,8 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import torch
 
@@ -19,7 +20,7 @@ from axial.attention import evoformer_attention
 
 __all__ = ["DS4Sci_EvoformerAttention", "install", "uninstall"]
 
-# What OpenFold takes from DeepSpeed: the attention, and two questions that it asks of the rest.
+# What OpenFold takes from DeepSpeed: the attention, two questions that it asks of the rest, and an import.
 _NAMES = (
     "deepspeed",
     "deepspeed.ops",
@@ -27,7 +28,20 @@ _NAMES = (
     "deepspeed.comm",
     "deepspeed.comm.comm",
     "deepspeed.checkpointing",
+    "deepspeed.utils",
+    "deepspeed.utils.zero_to_fp32",
 )
+# OpenFold's train_openfold.py imports the module always and calls these for checkpoints of DeepSpeed's own.
+_CONVERSIONS = (
+    "convert_zero_checkpoint_to_fp32_state_dict",
+    "get_fp32_state_dict_from_zero_checkpoint",
+    "get_model_state_file",
+    "get_optim_files",
+    "load_state_dict_from_zero_checkpoint",
+    "parse_optim_states",
+)
+# These take a module that can be imported for DeepSpeed itself. transformers and accelerate ask the packages' metadata.
+_LIGHTNING = ("lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning")
 
 
 def _check_bias(name: str, bias: torch.Tensor | None, expected: list[int], q: torch.Tensor) -> None:
@@ -73,12 +87,45 @@ def DS4Sci_EvoformerAttention(  # noqa: N802  the name that others import
     return evoformer_attention(Q, K, V, [bias1, bias2])
 
 
+class _Module(types.ModuleType):
+    """One of ours under DeepSpeed's name.
+
+    importlib.util.find_spec answers what it finds as a module's __spec__. OpenFold and its relatives ask it before they
+    import, so it must be there; Lightning would take the answer for DeepSpeed whole, and is told that there is none.
+    """
+
+    __axial__ = True
+
+    @property
+    def __spec__(self) -> importlib.machinery.ModuleSpec:
+        find_spec = sys._getframe(1)
+        asker = find_spec.f_back
+        if find_spec.f_globals.get("__name__") == "importlib.util" and asker is not None:
+            root = str(asker.f_globals.get("__name__")).partition(".")[0]
+            if root in _LIGHTNING:
+                raise ModuleNotFoundError(
+                    f"No module named {self.__name__!r}: axial.compat.deepspeed is not it"
+                )
+        return importlib.machinery.ModuleSpec(self.__name__, loader=None, is_package=True)
+
+
+def _refuse(name: str) -> Callable[..., NoReturn]:
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
+        raise RuntimeError(
+            f"[compat.deepspeed] {name} reads checkpoints that DeepSpeed wrote; expected DeepSpeed to be installed, "
+            "got axial's stand-in, which has its attention alone"
+        )
+
+    return refuse
+
+
 def install() -> None:
     """Let imports of DeepSpeed's Evoformer attention find this one, where DeepSpeed itself is not installed.
 
     Call it before the first import of the code that is to find it. Beside the attention there are the two functions
-    that OpenFold asks: `deepspeed.comm.comm.is_initialized` and `deepspeed.checkpointing.is_configured`, both False.
-    transformers asks the installed packages' metadata, which still knows no DeepSpeed.
+    that OpenFold asks, `deepspeed.comm.comm.is_initialized` and `deepspeed.checkpointing.is_configured`, both False,
+    and the module `deepspeed.utils.zero_to_fp32`, whose functions refuse. Lightning, transformers and accelerate still
+    know no DeepSpeed.
     Raises RuntimeError where DeepSpeed is installed: import from axial.compat.deepspeed there.
     """
     if getattr(sys.modules.get("deepspeed"), "__axial__", False):
@@ -88,12 +135,8 @@ def install() -> None:
             "[compat.deepspeed] DeepSpeed is installed; import DS4Sci_EvoformerAttention from axial.compat.deepspeed"
         )
     for name in _NAMES:
-        module = types.ModuleType(
-            name, "Made by axial.compat.deepspeed: Evoformer attention and little else."
-        )
-        module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None, is_package=True)
+        module = _Module(name, "Made by axial.compat.deepspeed: Evoformer attention and little else.")
         module.__path__ = []
-        module.__axial__ = True
         sys.modules[name] = module
         parent, _, child = name.rpartition(".")
         if parent:
@@ -101,6 +144,8 @@ def install() -> None:
     sys.modules["deepspeed.ops.deepspeed4science"].DS4Sci_EvoformerAttention = DS4Sci_EvoformerAttention
     sys.modules["deepspeed.comm.comm"].is_initialized = lambda: False
     sys.modules["deepspeed.checkpointing"].is_configured = lambda: False
+    for name in _CONVERSIONS:
+        setattr(sys.modules["deepspeed.utils.zero_to_fp32"], name, _refuse(name))
 
 
 def uninstall() -> None:
