@@ -8,6 +8,7 @@
 
 #include "axial/core/check/check.h"
 #include "axial/models/decoder/tensor_case.h"
+#include "axial/parallel/communicator/recording.h"
 #include "axial/parallel/tensor/heads.h"
 
 namespace axial::models {
@@ -77,6 +78,39 @@ TEST_P(DecoderPlacement, LayersFindTheirHeadsInTheHoldings) {
       }
     }
     EXPECT_EQ(queries, counts.query);
+  }
+}
+
+// What a plan does: no peers, no data, and the bytes that DecoderTensor.SendsWhatTheFormulaSays saw.
+TEST_P(DecoderPlacement, RunsOnMetaOverRecordedRanks) {
+  const nlohmann::json& settings = GetParam().settings;
+  for (const bool regions : {false, true}) {
+    for (const int64_t degree : {2, 5}) {
+      parallel::Communicator ranks(Mesh({{"tensor", degree}}, degree, degree - 1),
+                                   parallel::make_recording_transport(), nullptr, {});
+      Model model = cut_model(settings, degree, degree - 1, {.sequence_regions = regions});
+      model.parameters->materialize(at::kMeta, at::kBFloat16, 1);
+      parallel::NamedTensors batch =
+          testing::packed_batch({5, 7, 12}, 12, settings.at("vocab_size").get<int64_t>());
+      for (auto& [name, tensor] : batch) {
+        if (name != "segments") tensor = tensor.to(at::kMeta);
+      }
+      const parallel::StepContext context{root_key(5), true, nullptr, &ranks};
+      testing::run_blocks(model.blocks_with("loss"), batch, context).at("loss_sum").backward();
+      for (const auto& row : model.parameters->rows()) {
+        ASSERT_TRUE(row->value.grad().defined()) << row->spec.name;
+        EXPECT_EQ(row->value.grad().sizes(), row->value.sizes()) << row->spec.name;
+      }
+      if (GetParam().name != "rotary_gated" || degree != 2) continue;
+      // Streams of bf16: a gather sends 2 x 6 x 24 of them; sums of 16 bits travel in fp32.
+      const auto& traffic = ranks.traffic();
+      if (regions) {
+        EXPECT_EQ(traffic.at({"tensor", "all_gather"}), (parallel::Traffic{8, 8 * 576, 0}));
+        EXPECT_EQ(traffic.at({"tensor", "reduce_scatter"}), (parallel::Traffic{8, 8 * 1152, 0}));
+      } else {
+        EXPECT_EQ(traffic.at({"tensor", "all_reduce"}), (parallel::Traffic{8, 8 * 2304, 0}));
+      }
+    }
   }
 }
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "axial/models/decoder/decoder_case.h"
-#include "axial/testing/ranks/ranks.h"
+#include "axial/parallel/replicas/replicas.h"
 
 namespace axial::models::testing {
 
@@ -59,11 +59,13 @@ struct TensorPair {
   Model whole, cut;
   parallel::Communicator* ranks;
 
-  TensorPair(const nlohmann::json& settings, parallel::Communicator& communicator, bool sequence_regions)
+  TensorPair(const nlohmann::json& settings, parallel::Communicator& communicator, bool sequence_regions,
+             int64_t zero_stage = 0)
       : whole(all_models().at("decoder").build(settings)),
         cut(all_models().at("decoder").build(settings)),
         ranks(&communicator) {
     all_models().at("decoder").parallelize(cut, ranks->mesh(), {.sequence_regions = sequence_regions});
+    partition_parameters(*cut.parameters, ranks->mesh(), zero_stage);
     for (Model* model : {&whole, &cut}) model->parameters->materialize(at::kCPU, at::kDouble, 11);
     const at::NoGradGuard no_grad;
     int64_t salt = 0;
@@ -72,7 +74,7 @@ struct TensorPair {
       if (row->spec.init.kind != parallel::Initializer::Kind::kNormal) {
         row->value.add_(at::arange(row->value.numel(), at::kDouble).add_(++salt).sin_().mul_(0.3));
         parallel::Parameter& part = cut.parameters->at(row->spec.name);
-        part.value.copy_(part.holding.select(row->value));
+        part.part().copy_(part.holding.select(row->value));
       }
     }
   }
@@ -103,27 +105,50 @@ inline std::string difference(const std::string& what, const at::Tensor& got, co
 /// A wrong behaviour, put in on purpose.
 enum class Fault { kNone, kNormsNotSummed, kBiasOnEveryRank };
 
+/// Tensors summed over ranks, in one call.
+inline std::vector<at::Tensor> summed(parallel::Communicator& ranks, const std::vector<at::Tensor>& tensors) {
+  if (tensors.empty()) return {};
+  std::vector<at::Tensor> flat;
+  std::vector<int64_t> sizes;
+  for (const at::Tensor& x : tensors) {
+    flat.push_back(x.flatten());
+    sizes.push_back(x.numel());
+  }
+  auto sums = ranks.all_reduce(at::cat(flat), {"tensor"}, parallel::ReduceOp::kSum).split_with_sizes(sizes);
+  for (size_t i = 0; i < sums.size(); ++i) sums[i] = sums[i].view(tensors[i].sizes());
+  return sums;
+}
+
 /// What differs between the gradients of the two decoders: each rank's own part, and the logical tensor put
 /// together from all of them.
 inline std::string compare_gradients(const TensorPair& pair, Fault fault) {
-  const parallel::Axes axes{"tensor"};
+  const auto& rows = pair.cut.parameters->rows();
+  std::vector<at::Tensor> parts, partial, logical, copies;
+  std::vector<size_t> partial_rows;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const at::Tensor& grad = rows[i]->value.grad();
+    parts.push_back(grad.defined() ? grad : at::zeros_like(rows[i]->value));
+    const bool norm = rows[i]->spec.name.find("norm") != std::string::npos;
+    if (rows[i]->partial_axes.empty() || (fault == Fault::kNormsNotSummed && norm)) continue;
+    partial.push_back(parts.back());
+    partial_rows.push_back(i);
+  }
+  partial = summed(*pair.ranks, partial);
+  for (size_t i = 0; i < partial.size(); ++i) parts[partial_rows[i]] = partial[i];
+  for (size_t i = 0; i < rows.size(); ++i) {
+    logical.push_back(at::zeros(rows[i]->spec.shape, at::kDouble));
+    copies.push_back(at::zeros_like(logical.back()));
+    rows[i]->holding.write_into(logical.back(), parts[i]);
+    rows[i]->holding.write_into(copies.back(), at::ones_like(parts[i]));
+  }
+  logical = summed(*pair.ranks, logical);
+  copies = summed(*pair.ranks, copies);
   std::string wrong;
-  for (const auto& row : pair.cut.parameters->rows()) {
-    const std::string& name = row->spec.name;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::string& name = rows[i]->spec.name;
     const at::Tensor expected = pair.whole.parameters->at(name).value.grad();
-    at::Tensor part = row->value.grad();
-    if (!part.defined()) part = at::zeros_like(row->value);
-    const bool forgotten = fault == Fault::kNormsNotSummed && name.find("norm") != std::string::npos;
-    if (!row->partial_axes.empty() && !forgotten) {
-      part = pair.ranks->all_reduce(part, row->partial_axes, parallel::ReduceOp::kSum);
-    }
-    wrong += difference(name + " on this rank", part, row->holding.select(expected));
-    at::Tensor logical = at::zeros(row->spec.shape, at::kDouble), copies = at::zeros_like(logical);
-    row->holding.write_into(logical, part);
-    row->holding.write_into(copies, at::ones_like(part));
-    logical = pair.ranks->all_reduce(logical, axes, parallel::ReduceOp::kSum);
-    copies = pair.ranks->all_reduce(copies, axes, parallel::ReduceOp::kSum);
-    wrong += difference(name, logical / copies, expected);
+    wrong += difference(name + " on this rank", parts[i], rows[i]->holding.select(expected));
+    wrong += difference(name, logical[i] / copies[i], expected);
   }
   return wrong;
 }
@@ -147,32 +172,6 @@ inline std::string compare_steps(TensorPair& pair, const parallel::NamedTensors&
   for (const char* head : {"log_likelihood", "logits"}) {
     wrong += difference(head, pair.run_cut(head, batch, false).at(head),
                         pair.run_whole(head, batch, false).at(head));
-  }
-  return wrong;
-}
-
-/// Logits of decoding six tokens, then two more one by one, with cached keys and values on both.
-inline std::string compare_decoding(const TensorPair& pair, const at::Tensor& tokens) {
-  const at::NoGradGuard no_grad;
-  const int64_t batch = tokens.size(0);
-  const auto fresh_state = [&] {
-    parallel::DecodeState state;
-    state.capacity = 8;
-    state.lengths = at::zeros({batch}, at::kLong);
-    return state;
-  };
-  parallel::DecodeState whole = fresh_state(), cut = fresh_state();
-  std::string wrong;
-  int64_t done = 0;
-  for (const int64_t count : {6, 1, 1}) {
-    const parallel::NamedTensors inputs = {
-        {"tokens", tokens.narrow(1, done, count)},
-        {"positions", at::arange(done, done + count, at::kLong).expand({batch, count})}};
-    const auto expected = run_blocks(pair.whole.blocks_with("logits"), inputs, {{}, false, &whole});
-    const auto got = run_blocks(pair.cut.blocks_with("logits"), inputs, {{}, false, &cut, pair.ranks});
-    wrong += difference(fmt::format("decoding behind {}", done), got.at("logits"), expected.at("logits"));
-    done += count;
-    for (parallel::DecodeState* state : {&whole, &cut}) state->lengths.add_(count);
   }
   return wrong;
 }

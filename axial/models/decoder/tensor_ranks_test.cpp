@@ -6,6 +6,9 @@
 
 #include "axial/core/check/check.h"
 #include "axial/models/decoder/tensor_case.h"
+#include "axial/parallel/step/action.h"
+#include "axial/parallel/step/runner.h"
+#include "axial/testing/ranks/ranks.h"
 
 namespace axial::models {
 namespace {
@@ -32,6 +35,34 @@ nlohmann::json settings_of(const std::string& name) {
 // Rows of 13 tokens: no number of ranks divides them.
 NamedTensors odd_batch(int64_t vocabulary) { return testing::packed_batch({5, 8, 13}, 13, vocabulary); }
 
+// Logits of decoding six tokens, then two more one by one, with cached keys and values on both.
+std::string compare_decoding(const TensorPair& pair, const at::Tensor& tokens) {
+  const at::NoGradGuard no_grad;
+  const int64_t batch = tokens.size(0);
+  const auto fresh_state = [&] {
+    parallel::DecodeState state;
+    state.capacity = 8;
+    state.lengths = at::zeros({batch}, at::kLong);
+    return state;
+  };
+  parallel::DecodeState whole = fresh_state(), cut = fresh_state();
+  std::string wrong;
+  int64_t done = 0;
+  for (const int64_t count : {6, 1, 1}) {
+    const parallel::NamedTensors inputs = {
+        {"tokens", tokens.narrow(1, done, count)},
+        {"positions", at::arange(done, done + count, at::kLong).expand({batch, count})}};
+    const auto expected = testing::run_blocks(pair.whole.blocks_with("logits"), inputs, {{}, false, &whole});
+    const auto got =
+        testing::run_blocks(pair.cut.blocks_with("logits"), inputs, {{}, false, &cut, pair.ranks});
+    wrong +=
+        testing::difference(fmt::format("decoding behind {}", done), got.at("logits"), expected.at("logits"));
+    done += count;
+    for (parallel::DecodeState* state : {&whole, &cut}) state->lengths.add_(count);
+  }
+  return wrong;
+}
+
 void check_parity(World& world) {
   const auto ranks = world.make_communicator(Mesh({{"tensor", world.size()}}, world.size(), world.rank()));
   std::string wrong;
@@ -40,7 +71,7 @@ void check_parity(World& world) {
       TensorPair pair(c.settings, *ranks, regions);
       const NamedTensors batch = odd_batch(vocabulary_of(c.settings));
       std::string found = testing::compare_steps(pair, batch);
-      found += testing::compare_decoding(pair, batch.at("tokens"));
+      found += compare_decoding(pair, batch.at("tokens"));
       if (!found.empty()) wrong += fmt::format("{}{}:\n{}", c.name, regions ? " with regions" : "", found);
     }
   }
@@ -70,6 +101,65 @@ TEST(DecoderTensor, OtherAxesAndShortRows) {
   };
   EXPECT_EQ(failures(run_ranks(4, body)), "");
 }
+
+// Blocks cut at their borders and run again: collectives too, in the same order on all ranks. Two ranks: with
+// more, the order in which Gloo adds depends on the place in the buffer, and so on the groups.
+void check_recomputation(World& world) {
+  const auto ranks =
+      world.make_communicator(Mesh({{"data", 1}, {"tensor", world.size()}}, world.size(), world.rank()));
+  for (const char* name : {"alibi_tied_cut_vocabulary", "rotary_three_kv_heads"}) {
+    const nlohmann::json settings = settings_of(name);
+    const auto gradients = [&](int64_t group) {
+      TensorPair pair(settings, *ranks, true);
+      parallel::StepRunner runner(pair.cut.blocks_with("loss"), *pair.cut.parameters, pair.cut.batch_names,
+                                  ranks.get());
+      const auto plan =
+          parallel::write_training_step(static_cast<int64_t>(runner.blocks().size()), 1, {group, 1, 1});
+      runner.train(plan, {odd_batch(vocabulary_of(settings))}, TensorPair::context(nullptr, true), 0.5);
+      std::vector<at::Tensor> grads;
+      for (const auto& row : pair.cut.parameters->rows()) grads.push_back(row->grad);
+      return grads;
+    };
+    const auto kept = gradients(0), recomputed = gradients(2);
+    for (size_t i = 0; i < kept.size(); ++i) {
+      require(at::equal(kept[i], recomputed[i]), fmt::format("{}: parameter {} differs", name, i));
+    }
+  }
+}
+
+TEST(DecoderTensor, RecomputationChangesNoBit) { EXPECT_EQ(failures(run_ranks(2, check_recomputation)), ""); }
+
+// Two replicas with a batch each, of two ranks each: the runner's gradients are those of both batches.
+void check_runner(World& world) {
+  const auto ranks = world.make_communicator(Mesh({{"data", 2}, {"tensor", 2}}, 4, world.rank()));
+  std::string wrong;
+  for (const int64_t stage : {0, 3}) {
+    for (const bool regions : {false, true}) {
+      const nlohmann::json settings = settings_of("alibi_tied_cut_vocabulary");
+      TensorPair pair(settings, *ranks, regions, stage);
+      const NamedTensors batches[] = {odd_batch(1031),
+                                      testing::packed_batch({13, 6, 7}, 13, 1031, /*seed=*/9)};
+      for (const NamedTensors& batch : batches) {
+        pair.run_whole("loss", batch, true).at("loss_sum").mul(0.5).backward();
+      }
+      parallel::StepRunner runner(pair.cut.blocks_with("loss"), *pair.cut.parameters, pair.cut.batch_names,
+                                  ranks.get());
+      const auto plan = parallel::write_training_step(static_cast<int64_t>(runner.blocks().size()), 1,
+                                                      {.recompute_group = 2, .zero_stage = stage});
+      runner.train(plan, {batches[ranks->mesh().coordinate("data")]}, TensorPair::context(nullptr, true),
+                   0.5);
+      for (const auto& row : pair.cut.parameters->rows()) {
+        const at::Tensor expected = pair.whole.parameters->at(row->spec.name).value.grad();
+        wrong += testing::difference(
+            fmt::format("ZeRO {}{}: {}", stage, regions ? " with regions" : "", row->spec.name), row->grad,
+            row->holding.select(expected));
+      }
+    }
+  }
+  require(wrong.empty(), wrong);
+}
+
+TEST(DecoderTensor, RunnerSumsOverDataAndRegions) { EXPECT_EQ(failures(run_ranks(4, check_runner)), ""); }
 
 // What went over tensor in one forward and backward.
 std::map<std::string, Traffic> traffic_of_step(parallel::Communicator& ranks, const nlohmann::json& settings,

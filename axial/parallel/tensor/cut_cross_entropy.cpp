@@ -21,7 +21,7 @@ struct Columns {
 };
 
 Columns columns_of(const at::Tensor& labels, Interval tokens) {
-  const at::Tensor here = labels.ge(tokens.begin).logical_and_(labels.lt(tokens.end));
+  const at::Tensor here = labels.ge(tokens.begin).bitwise_and_(labels.lt(tokens.end));
   return {here, (labels - tokens.begin).mul_(here).unsqueeze(1)};
 }
 

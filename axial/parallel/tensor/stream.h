@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "axial/parallel/block/block.h"
 #include "axial/parallel/collectives/collectives.h"

@@ -41,7 +41,7 @@ at::Tensor Vocabulary::embed(const at::Tensor& ids) const {
   if (!is_cut()) return ops::embedding(table_.value, stream_.own(ids, 1));
   check_ids(ids, size_, false);
   // Arithmetic, not where: it has a Meta kernel everywhere. Rows of others read row 0 and count as nothing.
-  const at::Tensor here = ids.ge(rows_.begin).logical_and_(ids.lt(rows_.end));
+  const at::Tensor here = ids.ge(rows_.begin).bitwise_and_(ids.lt(rows_.end));
   const at::Tensor found = ops::embedding(table_.value, (ids - rows_.begin).mul_(here));
   return stream_.leave(found * here.unsqueeze(-1).to(found.scalar_type()));
 }
