@@ -22,6 +22,13 @@ std::vector<parallel::Block> Model::blocks_with(const std::string& head) const {
   return blocks;
 }
 
+void refuse_tensor_axis(Model& model, const parallel::Mesh& mesh, const parallel::ParallelOptions&) {
+  const int64_t degree = parallel::tensor_degree(mesh);
+  if (degree == 1) return;
+  fail<UnsupportedError>("model", "model '{}' cannot be cut over 'tensor'; expected 1 rank along it, got {}",
+                         model.type, degree);
+}
+
 void ModelRegistry::add(const std::string& type, ModelEntry entry) {
   AXIAL_CHECK(entries_.emplace(type, std::move(entry)).second, "model", "model type '{}' is registered twice",
               type);

@@ -15,6 +15,8 @@
 #include "axial/core/recipe/recipe.h"
 #include "axial/parallel/block/block.h"
 #include "axial/parallel/parameter_table/parameter_table.h"
+#include "axial/parallel/placement/placement.h"
+#include "axial/parallel/tensor/stream.h"
 
 namespace axial::models {
 
@@ -26,6 +28,7 @@ struct Model {
   std::vector<parallel::Block> trunk;            ///< batch tensors -> "hidden"
   std::map<std::string, parallel::Block> heads;  ///< "loss", "log_likelihood", "logits", ...
   std::vector<std::string> batch_names;          ///< tensors a batch brings
+  std::shared_ptr<parallel::TensorCut> cut;      ///< what ModelEntry::parallelize did; its blocks read it
 
   /// The trunk followed by one head; throws ValueError with the nearest name for an unknown head.
   std::vector<parallel::Block> blocks_with(const std::string& head) const;
@@ -53,10 +56,21 @@ struct HuggingFaceAdapter {
   std::vector<std::string> families;
 };
 
+/// Cut a model over a mesh, as ModelEntry::parallelize.
+using Parallelize =
+    std::function<void(Model& model, const parallel::Mesh& mesh, const parallel::ParallelOptions& options)>;
+
+/// Of models without a table of placements: throws UnsupportedError for more than one rank along `tensor`.
+void refuse_tensor_axis(Model& model, const parallel::Mesh& mesh, const parallel::ParallelOptions& options);
+
 /// What a model folder registers.
 struct ModelEntry {
   /// Check the config strictly (unknown key: ValueError with the nearest) and build.
   std::function<Model(const nlohmann::json& config)> build;
+  /// Place the parameters of a built model over the `tensor` axis of a mesh; call it before they are
+  /// materialised. One rank along it, or no such axis: nothing changes. Local. Throws ValueError naming the
+  /// setting that does not fit the mesh.
+  Parallelize parallelize = refuse_tensor_axis;
   HuggingFaceAdapter hugging_face;
   /// The settings that `build` takes, for `axial train --keys`; empty: not listed.
   std::vector<recipe::Field> fields = {};

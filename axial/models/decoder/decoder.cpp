@@ -9,8 +9,9 @@
 #include "axial/core/check/check.h"
 #include "axial/models/decoder/hugging_face.h"
 #include "axial/models/decoder/layer.h"
-#include "axial/ops/cross_entropy/cross_entropy.h"
+#include "axial/models/decoder/parallelize.h"
 #include "axial/ops/embedding/embedding.h"
+#include "axial/parallel/tensor/vocabulary.h"
 
 namespace axial::models {
 namespace {
@@ -18,8 +19,11 @@ namespace {
 using parallel::Block;
 using parallel::NamedTensors;
 using parallel::StepContext;
+using parallel::TensorStream;
+using parallel::Vocabulary;
+using Cut = std::shared_ptr<const parallel::TensorCut>;
 
-Block embed_block(const DecoderConfig& config, parallel::ParameterTable& table) {
+Block embed_block(const DecoderConfig& config, parallel::ParameterTable& table, const Cut& cut) {
   ParameterScope scope(table);
   const auto normal = parallel::Initializer::normal(config.init_std);
   parallel::Parameter* tokens =
@@ -38,18 +42,22 @@ Block embed_block(const DecoderConfig& config, parallel::ParameterTable& table) 
   if (positions) block.inputs.emplace_back("positions");
   if (dropout > 0.0) block.inputs.insert(block.inputs.end(), {"sample_ids", "row_positions"});
   block.forward = [=](const NamedTensors& inputs, const StepContext& context) {
-    at::Tensor hidden = ops::embedding(tokens->value, inputs.at("tokens"));
-    if (positions) hidden.add_(ops::embedding(positions->value, inputs.at("positions")));
+    const TensorStream stream(*cut, context, inputs);
+    at::Tensor hidden = Vocabulary(*tokens, stream).embed(inputs.at("tokens"));
+    if (positions) hidden.add_(ops::embedding(positions->value, stream.own(inputs.at("positions"), 1)));
     if (norm) hidden = (*norm)(hidden);
-    if (context.training && dropout > 0.0) hidden = stream_dropout(hidden, dropout, "embed", inputs, context);
+    if (context.training && dropout > 0.0) {
+      hidden = stream_dropout(hidden, dropout, "embed", inputs, context, stream);
+    }
     return NamedTensors{{"hidden", hidden}};
   };
   return block;
 }
 
-Block layer_block(const DecoderConfig& config, int64_t index, parallel::ParameterTable& table) {
+Block layer_block(const DecoderConfig& config, int64_t index, parallel::ParameterTable& table,
+                  const Cut& cut) {
   ParameterScope scope(table);
-  const auto layer = std::make_shared<const DecoderLayer>(config, index, scope);
+  const auto layer = std::make_shared<const DecoderLayer>(config, index, scope, cut);
   Block block{layer->name(), {"hidden", "segments"}, {"hidden"}, scope.names(), {}};
   if (config.position == PositionKind::kRotary) block.inputs.emplace_back("positions");
   if (config.residual_dropout > 0.0) block.inputs.insert(block.inputs.end(), {"sample_ids", "row_positions"});
@@ -82,25 +90,31 @@ void add_heads(const DecoderConfig& config, Model& model) {
     head = Linear::declare(scope, "head", config.hidden_size, config.vocab_size, config.head_bias,
                            config.init_std);
   }
-  const auto logits = [head](const NamedTensors& inputs) { return head(inputs.at("hidden").flatten(0, 1)); };
-
-  Block loss{"loss", {"hidden", "labels"}, {"loss_sum", "loss_weight"}, scope.names(), {}};
-  loss.forward = [logits](const NamedTensors& inputs, const StepContext&) {
-    const ops::LossSum sum = ops::cross_entropy(logits(inputs), inputs.at("labels").flatten());
-    return NamedTensors{{"loss_sum", sum.sum}, {"loss_weight", sum.weight}};
+  const auto block = [&](const std::string& name, std::vector<std::string> inputs,
+                         std::vector<std::string> outputs, auto finish) {
+    Block made{name, std::move(inputs), std::move(outputs), scope.names(), {}};
+    made.forward = [=, cut = Cut(model.cut)](const NamedTensors& inputs, const StepContext& context) {
+      const TensorStream stream(*cut, context, inputs);
+      const Vocabulary vocabulary(*head.weight, stream);
+      return finish(vocabulary, head(vocabulary.enter(inputs.at("hidden"))), inputs);
+    };
+    model.heads.emplace(name, std::move(made));
   };
-  Block score{"log_likelihood", {"hidden", "labels"}, {"log_likelihood"}, scope.names(), {}};
-  score.forward = [logits](const NamedTensors& inputs, const StepContext&) {
-    const at::Tensor& labels = inputs.at("labels");
-    const at::Tensor score = ops::token_log_likelihood(logits(inputs), labels.flatten());
-    return NamedTensors{{"log_likelihood", score.view(labels.sizes())}};
-  };
-  Block raw{"logits", {"hidden"}, {"logits"}, scope.names(), {}};
-  raw.forward = [logits](const NamedTensors& inputs, const StepContext&) {
-    const at::Tensor& hidden = inputs.at("hidden");
-    return NamedTensors{{"logits", logits(inputs).unflatten(0, {hidden.size(0), hidden.size(1)})}};
-  };
-  for (Block* block : {&loss, &score, &raw}) model.heads.emplace(block->name, std::move(*block));
+  using at::Tensor;
+  block("loss", {"hidden", "labels"}, {"loss_sum", "loss_weight"},
+        [](const Vocabulary& vocabulary, const Tensor& logits, const NamedTensors& inputs) {
+          const ops::LossSum sum = vocabulary.cross_entropy(logits, inputs.at("labels"));
+          return NamedTensors{{"loss_sum", sum.sum}, {"loss_weight", sum.weight}};
+        });
+  block(
+      "log_likelihood", {"hidden", "labels"}, {"log_likelihood"},
+      [](const Vocabulary& vocabulary, const Tensor& logits, const NamedTensors& inputs) {
+        return NamedTensors{{"log_likelihood", vocabulary.token_log_likelihood(logits, inputs.at("labels"))}};
+      });
+  block("logits", {"hidden"}, {"logits"},
+        [](const Vocabulary& vocabulary, const Tensor& logits, const NamedTensors&) {
+          return NamedTensors{{"logits", vocabulary.whole_logits(logits)}};
+        });
 }
 
 }  // namespace
@@ -111,9 +125,10 @@ Model build_decoder(const DecoderConfig& config) {
   model.config = recipe::options_to_json(config);
   model.parameters = std::make_unique<parallel::ParameterTable>();
   model.batch_names = {"tokens", "labels", "positions", "segments", "sample_ids", "row_positions"};
-  model.trunk.push_back(embed_block(config, *model.parameters));
+  model.cut = std::make_shared<parallel::TensorCut>();
+  model.trunk.push_back(embed_block(config, *model.parameters, model.cut));
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    model.trunk.push_back(layer_block(config, i, *model.parameters));
+    model.trunk.push_back(layer_block(config, i, *model.parameters, model.cut));
   }
   model.trunk.push_back(final_norm_block(config, *model.parameters));
   add_heads(config, model);
@@ -123,6 +138,7 @@ Model build_decoder(const DecoderConfig& config) {
 void register_decoder(ModelRegistry& registry) {
   ModelEntry entry;
   entry.build = [](const nlohmann::json& settings) { return build_decoder(read_decoder_config(settings)); };
+  entry.parallelize = parallelize_decoder;
   entry.hugging_face = decoder_hugging_face();
   entry.fields = decoder_fields();
   registry.add("decoder", std::move(entry));

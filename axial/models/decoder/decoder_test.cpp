@@ -147,7 +147,7 @@ TEST(StreamDropout, PartOfARowDrawsItsShare) {
   const parallel::StepContext context{root_key(3), true, nullptr};
   const auto drop = [&](const at::Tensor& part, const at::Tensor& places) {
     return stream_dropout(part, 0.5, "site", {{"sample_ids", at::arange(2)}, {"row_positions", places}},
-                          context);
+                          context, parallel::TensorStream({}, context, {}));
   };
   const at::Tensor whole = drop(x, at::arange(12));
   for (const at::Tensor& places : {at::arange(5, 12), at::tensor({int64_t{0}, int64_t{11}, int64_t{3}})}) {

@@ -7,11 +7,13 @@
 #include <ATen/ops/tensor.h>
 
 #include <cmath>
+#include <utility>
 
 #include "axial/core/check/check.h"
 #include "axial/ops/activation/activation.h"
 #include "axial/ops/attention/attention.h"
 #include "axial/ops/dropout/dropout.h"
+#include "axial/ops/linear/linear.h"
 #include "axial/ops/rotary/rotary.h"
 
 namespace axial::models {
@@ -44,15 +46,17 @@ const at::Tensor& append_to_cache(const at::Tensor& fresh, const std::string& na
 }  // namespace
 
 at::Tensor stream_dropout(const at::Tensor& x, double p, const std::string& site,
-                          const parallel::NamedTensors& inputs, const parallel::StepContext& context) {
-  return ops::dropout(x, p, context.key.child(site), inputs.at("sample_ids"), inputs.at("row_positions"));
+                          const parallel::NamedTensors& inputs, const parallel::StepContext& context,
+                          const parallel::TensorStream& stream) {
+  return ops::dropout(x, p, context.key.child(site), inputs.at("sample_ids"),
+                      stream.own(inputs.at("row_positions"), 0));
 }
 
-DecoderLayer::DecoderLayer(const DecoderConfig& config, int64_t index, ParameterScope& scope)
+DecoderLayer::DecoderLayer(const DecoderConfig& config, int64_t index, ParameterScope& scope,
+                           std::shared_ptr<const parallel::TensorCut> cut)
     : name_(layer_name(index)),
-      heads_(config.num_heads),
-      kv_heads_(config.num_kv_heads),
-      head_dim_(config.head_dim),
+      cut_(std::move(cut)),
+      heads_{config.num_heads, config.num_kv_heads, config.head_dim},
       parallel_residual_(config.parallel_residual),
       gated_(config.gated()),
       dropout_(config.residual_dropout),
@@ -64,64 +68,78 @@ DecoderLayer::DecoderLayer(const DecoderConfig& config, int64_t index, Parameter
       config.scaled_residual_init ? std / std::sqrt(2.0 * static_cast<double>(config.num_layers)) : std;
 
   attention_norm_ = Norm::declare(scope, prefix + "attention_norm", config.norm, width, config.norm_eps);
-  qkv_ = Linear::declare(scope, prefix + "attention.qkv", width, (heads_ + 2 * kv_heads_) * head_dim_,
-                         config.qkv_bias, std);
-  out_ = Linear::declare(scope, prefix + "attention.out", heads_ * head_dim_, width, config.out_bias,
+  qkv_ = Linear::declare(scope, prefix + "attention.qkv", width,
+                         (heads_.query + 2 * heads_.key_value) * heads_.width, config.qkv_bias, std);
+  out_ = Linear::declare(scope, prefix + "attention.out", heads_.query * heads_.width, width, config.out_bias,
                          into_stream);
   ffn_norm_ = Norm::declare(scope, prefix + "ffn_norm", config.norm, width, config.norm_eps);
   up_ = Linear::declare(scope, prefix + (gated_ ? "ffn.gate_up" : "ffn.up"), width,
                         (gated_ ? 2 : 1) * config.ffn_size, config.ffn_bias, std);
   down_ = Linear::declare(scope, prefix + "ffn.down", config.ffn_size, width, config.ffn_bias, into_stream);
   if (config.position == PositionKind::kRotary)
-    inv_freq_ = at::tensor(config.rotary.frequencies(head_dim_), at::kDouble);
-  if (config.position == PositionKind::kAlibi) alibi_slopes_ = models::alibi_slopes(heads_);
+    inv_freq_ = at::tensor(config.rotary.frequencies(heads_.width), at::kDouble);
+  if (config.position == PositionKind::kAlibi) alibi_slopes_ = models::alibi_slopes(heads_.query);
 }
 
 at::Tensor DecoderLayer::forward(const parallel::NamedTensors& inputs,
                                  const parallel::StepContext& context) const {
-  const at::Tensor& hidden = inputs.at("hidden");
-  const at::Tensor x = hidden.flatten(0, 1);
-  const at::Tensor attended = attend(attention_norm_(x), inputs, context);
-  const at::Tensor y = join(x, out_, attended, ".attention", inputs, context);
-  const at::Tensor fed = feed(ffn_norm_(parallel_residual_ ? x : y));
-  return join(y, down_, fed, ".ffn", inputs, context).view(hidden.sizes());
+  const parallel::TensorStream tensor(*cut_, context, inputs);
+  const at::Tensor& x = inputs.at("hidden");
+  const at::Tensor attended = attend(tensor.enter(attention_norm_(x)).flatten(0, 1), inputs, context, tensor);
+  const at::Tensor y =
+      join(x, out_, attended.unflatten(0, {x.size(0), -1}), ".attention", inputs, context, tensor);
+  const at::Tensor fed = feed(tensor.enter(ffn_norm_(parallel_residual_ ? x : y)));
+  return join(y, down_, fed, ".ffn", inputs, context, tensor);
 }
 
 at::Tensor DecoderLayer::join(const at::Tensor& stream, const Linear& projection, const at::Tensor& branch,
                               const std::string& site, const parallel::NamedTensors& inputs,
-                              const parallel::StepContext& context) const {
-  if (!context.training || dropout_ == 0.0) return projection.add_to(stream, branch);
-  const at::Tensor full = projection(branch).view(inputs.at("hidden").sizes());
-  return stream_dropout(full, dropout_, name_ + site, inputs, context).flatten(0, 1).add_(stream);
+                              const parallel::StepContext& context,
+                              const parallel::TensorStream& tensor) const {
+  const bool drop = context.training && dropout_ > 0.0;
+  const at::Tensor joined = parallel::row_linear(branch, projection.weight->value, projection.bias_value(),
+                                                 drop ? std::nullopt : std::optional(stream), tensor);
+  return drop ? stream_dropout(joined, dropout_, name_ + site, inputs, context, tensor).add_(stream) : joined;
 }
 
 at::Tensor DecoderLayer::attend(const at::Tensor& x, const parallel::NamedTensors& inputs,
-                                const parallel::StepContext& context) const {
-  const at::Tensor heads = qkv_(x).view({x.size(0), heads_ + 2 * kv_heads_, head_dim_});
+                                const parallel::StepContext& context,
+                                const parallel::TensorStream& stream) const {
+  const auto local = parallel::RankHeads::held_by(*qkv_.weight, heads_);
+  const int64_t num_q = local.num_query(), num_kv = local.num_key_value();
+  const auto rows = [&](const at::Tensor& fused) {
+    return parallel::projected_rows(fused, local, heads_, stream);
+  };
+  const std::optional<at::Tensor> bias = qkv_.bias_value();
+  const at::Tensor heads = ops::linear(x, rows(qkv_.weight->value), bias ? std::optional(rows(*bias)) : bias)
+                               .view({x.size(0), num_q + 2 * num_kv, heads_.width});
   at::Tensor q, k, v;
   if (inv_freq_.defined()) {
     // Queries and keys lie side by side: one rotation for both, one concatenation in the backward pass.
-    const auto parts = heads.split_with_sizes({heads_ + kv_heads_, kv_heads_}, 1);
+    const auto parts = heads.split_with_sizes({num_q + num_kv, num_kv}, 1);
     const auto rotated = ops::rotary(parts[0], inputs.at("positions").flatten(), inv_freq_)
-                             .split_with_sizes({heads_, kv_heads_}, 1);
+                             .split_with_sizes({num_q, num_kv}, 1);
     q = rotated[0], k = rotated[1], v = parts[1];
   } else {
-    const auto parts = heads.split_with_sizes({heads_, kv_heads_, kv_heads_}, 1);
+    const auto parts = heads.split_with_sizes({num_q, num_kv, num_kv}, 1);
     q = parts[0], k = parts[1], v = parts[2];
   }
-  if (context.decode) return attend_cached(q, k, v, inputs.at("hidden").size(0), *context.decode);
-  return ops::segment_attention(q, k, v, inputs.at("segments"), alibi_slopes_, std::nullopt).flatten(1);
+  const std::optional<at::Tensor> slopes =
+      alibi_slopes_ ? std::optional(alibi_slopes_->narrow(0, local.query.begin, num_q)) : std::nullopt;
+  if (context.decode) return attend_cached(q, k, v, slopes, inputs.at("hidden").size(0), *context.decode);
+  return ops::segment_attention(q, k, v, inputs.at("segments"), slopes, std::nullopt).flatten(1);
 }
 
 at::Tensor DecoderLayer::attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                       int64_t batch, parallel::DecodeState& state) const {
+                                       const std::optional<at::Tensor>& slopes, int64_t batch,
+                                       parallel::DecodeState& state) const {
   const auto per_sequence = [&](const at::Tensor& x) {
     return x.detach().unflatten(0, {batch, x.size(0) / batch});
   };
   const at::Tensor& keys = append_to_cache(per_sequence(k), name_, "k", state);
   const at::Tensor& values = append_to_cache(per_sequence(v), name_, "v", state);
-  return ops::cached_attention(per_sequence(q), keys, values, state.lengths, alibi_slopes_, std::nullopt)
-      .view({q.size(0), heads_ * head_dim_});
+  return ops::cached_attention(per_sequence(q), keys, values, state.lengths, slopes, std::nullopt)
+      .view({q.size(0), q.size(1) * q.size(2)});
 }
 
 at::Tensor DecoderLayer::feed(const at::Tensor& x) const {

@@ -4,18 +4,22 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "axial/models/common/layers.h"
 #include "axial/models/decoder/config.h"
 #include "axial/parallel/block/block.h"
+#include "axial/parallel/tensor/heads.h"
+#include "axial/parallel/tensor/stream.h"
 
 namespace axial::models {
 
-/// Dropout of the residual stream of a [B, L, C] batch; `site` names the place, so every place draws its own.
+/// Dropout of the residual stream [B, L', C]; `site` names the place, so every place draws its own.
 at::Tensor stream_dropout(const at::Tensor& x, double p, const std::string& site,
-                          const parallel::NamedTensors& inputs, const parallel::StepContext& context);
+                          const parallel::NamedTensors& inputs, const parallel::StepContext& context,
+                          const parallel::TensorStream& stream);
 
 /// Sequential: y = x + attention(norm(x)); y + ffn(norm(y)). Parallel: x + attention(norm(x)) +
 /// ffn(norm'(x)).
@@ -23,11 +27,14 @@ at::Tensor stream_dropout(const at::Tensor& x, double p, const std::string& site
 /// Parameters under `layers.<i>.`: attention_norm, attention.qkv [(H + 2G) D, C] with rows of all query
 /// heads, then key heads, then value heads; attention.out [C, H D]; ffn_norm; ffn.up [F, C], or ffn.gate_up
 /// [2F, C] with the gate first; ffn.down [C, F].
+///
+/// A rank of `tensor` has the heads and features that holdings say; the stream lies as TensorStream says.
 class DecoderLayer {
  public:
-  DecoderLayer(const DecoderConfig& config, int64_t index, ParameterScope& scope);
+  DecoderLayer(const DecoderConfig& config, int64_t index, ParameterScope& scope,
+               std::shared_ptr<const parallel::TensorCut> cut);
 
-  /// hidden [B, L, C] -> [B, L, C]. Reads "segments" [S + 1], with rotary "positions" [B, L], with dropout
+  /// hidden [B, L', C] -> [B, L', C]. Reads "segments" [S + 1], with rotary "positions" [B, L], with dropout
   /// "sample_ids" [B] and "row_positions" [L]. While decoding the layer's keys and values are kept in
   /// context.decode under `name()`, written at lengths[b]; "segments" is not read then.
   at::Tensor forward(const parallel::NamedTensors& inputs, const parallel::StepContext& context) const;
@@ -35,20 +42,22 @@ class DecoderLayer {
   const std::string& name() const { return name_; }
 
  private:
-  /// [T, C] -> heads joined, [T, H * D], before the output projection.
+  /// [T, C] -> heads of this rank joined, [T, H' * D], before the output projection.
   at::Tensor attend(const at::Tensor& x, const parallel::NamedTensors& inputs,
-                    const parallel::StepContext& context) const;
-  at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t batch,
+                    const parallel::StepContext& context, const parallel::TensorStream& stream) const;
+  at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                           const std::optional<at::Tensor>& slopes, int64_t batch,
                            parallel::DecodeState& state) const;
-  /// [T, C] -> [T, F], before the down projection.
+  /// [B, L, C] -> features of this rank, [B, L, F'], before the down projection.
   at::Tensor feed(const at::Tensor& x) const;
   /// stream + branch, with dropout on the branch while training.
   at::Tensor join(const at::Tensor& stream, const Linear& projection, const at::Tensor& branch,
                   const std::string& site, const parallel::NamedTensors& inputs,
-                  const parallel::StepContext& context) const;
+                  const parallel::StepContext& context, const parallel::TensorStream& tensor) const;
 
   std::string name_;
-  int64_t heads_, kv_heads_, head_dim_;
+  std::shared_ptr<const parallel::TensorCut> cut_;
+  parallel::HeadCounts heads_;  // of all ranks
   bool parallel_residual_, gated_;
   double dropout_;
   kernels::Activation activation_;

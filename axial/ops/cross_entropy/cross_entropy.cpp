@@ -158,6 +158,13 @@ Tensor token_log_likelihood(const Tensor& logits, const Tensor& labels) {
   return op.call(logits.detach(), labels);
 }
 
+Tensor log_sum_exp(const Tensor& logits) {
+  const at::NoGradGuard no_grad;
+  const Tensor none = at::full_symint(logits.sym_sizes().slice(0, logits.dim() - 1), kIgnoreLabel,
+                                      logits.options().dtype(at::kLong));
+  return std::get<2>(call_forward(logits.detach(), none));
+}
+
 void register_cross_entropy(torch::Library& registry) {
   registry.def("cross_entropy(Tensor logits, Tensor labels) -> (Tensor, Tensor, Tensor)");
   registry.def(

@@ -26,4 +26,7 @@ LossSum cross_entropy(const at::Tensor& logits, const at::Tensor& labels);
 /// No gradient. Shapes as cross_entropy; returns [..].
 at::Tensor token_log_likelihood(const at::Tensor& logits, const at::Tensor& labels);
 
+/// Log-sum-exp of each row, fp32 (fp64 for fp64). No gradient. logits as cross_entropy; returns [..].
+at::Tensor log_sum_exp(const at::Tensor& logits);
+
 }  // namespace axial::ops

@@ -37,6 +37,15 @@ TEST(CrossEntropyOp, EqualsTorchInValueAndGradient) {
   }
 }
 
+TEST(CrossEntropyOp, LogSumExpEqualsTorch) {
+  const Tensor logits = at::randn({3, 5, 69}, at::kDouble);
+  EXPECT_TRUE(at::allclose(log_sum_exp(logits), logits.logsumexp({2}), 1e-13, 1e-13));
+  EXPECT_EQ(log_sum_exp(logits.to(at::kBFloat16)).scalar_type(), at::kFloat);
+  EXPECT_EQ(log_sum_exp(at::zeros({0, 7})).sizes(), at::IntArrayRef({0}));
+  EXPECT_EQ(log_sum_exp(at::empty({4, 7}, at::TensorOptions().device(at::kMeta))).sizes(),
+            at::IntArrayRef({4}));
+}
+
 TEST(CrossEntropyOp, StridedLogitsEmptyRowsAndSixteenBits) {
   const Tensor wide = at::randn({4, 6, 40}, at::kDouble);
   const Tensor labels = some_labels(4, 6, 20);

@@ -50,16 +50,27 @@ bool is_local(Communicator* ranks, const Axes& axes) {
 
 at::Tensor identity(const at::Tensor& x) { return x; }
 
+// What comes from other ranks is new, even where it is cut from a larger buffer. Autograd must not take it
+// for a view, or callers could not add to it in place.
+template <class F>
+Map received(F call) {
+  return [call](const at::Tensor& x) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return call(x);
+  };
+}
+
 Map sum_over(Communicator* ranks, const Axes& axes) {
-  return [=](const at::Tensor& x) { return ranks->all_reduce(x, axes, ReduceOp::kSum); };
+  return received([=](const at::Tensor& x) { return ranks->all_reduce(x, axes, ReduceOp::kSum); });
 }
 
 Map gathered(Communicator* ranks, int64_t dim, const Axes& axes, const Sizes& sizes) {
-  return [=](const at::Tensor& x) { return ranks->all_gather(x, dim, axes, sizes); };
+  return received([=](const at::Tensor& x) { return ranks->all_gather(x, dim, axes, sizes); });
 }
 
 Map sum_scattered(Communicator* ranks, int64_t dim, const Axes& axes, const Sizes& sizes) {
-  return [=](const at::Tensor& x) { return ranks->reduce_scatter(x, dim, axes, ReduceOp::kSum, sizes); };
+  return received(
+      [=](const at::Tensor& x) { return ranks->reduce_scatter(x, dim, axes, ReduceOp::kSum, sizes); });
 }
 
 Map own_piece(Communicator* ranks, int64_t dim, const Axes& axes, const Sizes& sizes) {

@@ -93,6 +93,10 @@ void check_all(World& world) {
       *ranks, "replicate_from", shards,
       [&](const at::Tensor& x) { return replicate_from(x, -1, r, axes, uneven); },
       [&](const auto& xs) { return everywhere(at::cat(xs, 1)); }, true, false);
+  check(
+      *ranks, "reduce_scatter_to, added to in place", alike({2 * n + 1, 2}),
+      [&](const at::Tensor& x) { return reduce_scatter_to(x, 0, r, axes, uneven).add_(1.0); },
+      [&](const auto& xs) { return (sum(xs) + 1.0).split_with_sizes(uneven, 0); }, false, false);
   const Sizes heads = even_sizes(2 * n - 1, n);
   std::vector<std::vector<int64_t>> rows;
   for (const int64_t size : uneven) rows.push_back({size, 2 * n - 1, 2});
