@@ -32,13 +32,15 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::seconds;
 
-// After one rank has failed the others find out by themselves; who has not ended then is made to.
-constexpr seconds kPatience{60}, kLastPatience{10};
+// After one rank has failed the others find out by themselves; who has not ended then is made to. A rank that
+// is stopped (SIGSTOP) will not, and is not waited for once it is the last.
+constexpr seconds kPatience{20}, kLastPatience{10};
 
 struct Rank {
   pid_t pid = -1;
   int errors = -1;   // read end of its stderr; -1: it writes to ours
   std::string line;  // begun, not ended
+  bool stopped = false;
   std::optional<int> status;
 };
 
@@ -103,7 +105,7 @@ Rank start(int64_t rank, int64_t count, uint16_t port) {
     ::_exit(127);
   }
   if (rank != 0) ::close(ends[1]);
-  return {pid, ends[0], {}, std::nullopt};
+  return {pid, ends[0], {}, false, std::nullopt};
 }
 
 // Later ranks: each line once, whoever says it first.
@@ -160,7 +162,11 @@ int wait_for(std::vector<Rank>& ranks, parallel::StoreHost& store) {
     if (const int signal = std::exchange(wanted_signal, 0); signal != 0) signal_all(ranks, signal);
     for (size_t r = 0; r < ranks.size(); ++r) {
       int status = 0;
-      if (ranks[r].status || ::waitpid(ranks[r].pid, &status, WNOHANG) != ranks[r].pid) continue;
+      if (ranks[r].status || ::waitpid(ranks[r].pid, &status, WNOHANG | WUNTRACED | WCONTINUED) != ranks[r].pid) {
+        continue;
+      }
+      ranks[r].stopped = WIFSTOPPED(status);
+      if (WIFSTOPPED(status) || WIFCONTINUED(status)) continue;
       ranks[r].status = status;
       left -= 1;
       if (code_of(status) == 0) continue;
@@ -174,6 +180,10 @@ int wait_for(std::vector<Rank>& ranks, parallel::StoreHost& store) {
       if (!failed) failed = Clock::now();
     }
     if (!failed || left == 0) continue;
+    if (std::all_of(ranks.begin(), ranks.end(), [](const Rank& r) { return r.stopped || r.status; })) {
+      asked = true;
+      signal_all(ranks, SIGKILL);
+    }
     if (Clock::now() > *failed + kPatience && !std::exchange(asked, true)) signal_all(ranks, SIGTERM);
     if (Clock::now() > *failed + kPatience + kLastPatience) signal_all(ranks, SIGKILL);
   }

@@ -74,16 +74,19 @@ TEST_F(PlanErrors, BackwardNeedsItsForward) {
 
 TEST_F(PlanErrors, BackwardNeedsTheBackwardOfItsReaders) {
   StepPlan plan = write_training_step(4, 1, {});
-  std::swap(plan.actions[5], plan.actions[6]);
+  std::swap(plan.actions[6], plan.actions[8]);  // each followed by its reduce
   EXPECT_THAT(train(plan), testing::HasSubstr("expected the backward of g2"));
 }
 
 TEST_F(PlanErrors, NothingMayBeLeftOutOrDoneTwice) {
   StepPlan plan = plan_;
-  EXPECT_THAT(train(plan, 2), testing::HasSubstr("expected the backward of mb1"));
+  EXPECT_THAT(train(plan, 2), testing::HasSubstr("leaves out the backward of mb1"));
   plan = plan_;
-  plan.actions.pop_back();
-  EXPECT_THAT(train(plan), testing::HasSubstr("leaves out the reduce of g0"));
+  plan.actions.erase(plan.actions.end() - 2);
+  EXPECT_THAT(train(plan), testing::HasSubstr("leaves out the reduce of mb0 g0"));
+  plan = plan_;
+  plan.actions.push_back(*(plan.actions.end() - 2));
+  EXPECT_THAT(train(plan), testing::HasSubstr("expected a backward of its group since the reduce before it"));
   plan = plan_;
   plan.actions.insert(plan.actions.begin(), plan.actions.front());
   EXPECT_THAT(train(plan), testing::HasSubstr("forward twice"));
