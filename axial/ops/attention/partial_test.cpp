@@ -121,6 +121,27 @@ TEST(AttentionPartial, ErrorDoesNotGrowWithTheNumberOfPieces) {
   EXPECT_LE(many, 1e-6);
 }
 
+// Of sums that are rounded to fp16 after every merge it does: what the limit above is there to catch.
+TEST(AttentionPartial, RoundedSumsWouldBeCaught) {
+  const at::NoGradGuard no_grad;
+  const Inputs in = make(at::kBFloat16);
+  const Tensor exact = whole(in, at::kDouble).out;
+  const auto error = [&](int64_t pieces) {
+    const AttentionPartial sum = empty_partial(in.q);
+    const int64_t n = kKeys / pieces;
+    for (int64_t first = 0; first < kKeys; first += n) {
+      const int64_t count = std::min(n, kKeys - first);
+      merge_partials(
+          sum, attention_partial(in.q, in.k.narrow(1, first, count), in.v.narrow(1, first, count),
+                                 in.bias.narrow(3, first, count), std::nullopt, pattern_of(in, first), 0.3));
+      sum.out.copy_(sum.out.to(at::kHalf));
+    }
+    return testing::relative_l2(sum.out, exact);
+  };
+  EXPECT_GT(error(1), 1e-4);
+  EXPECT_GT(error(23), 1.5 * error(1));  // and it grows with the pieces
+}
+
 TEST(AttentionPartial, RowsThatSeeNothingAddNothing) {
   const at::NoGradGuard no_grad;
   Inputs in = make(at::kDouble);
