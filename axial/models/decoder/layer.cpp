@@ -13,6 +13,7 @@
 #include "axial/ops/attention/attention.h"
 #include "axial/ops/dropout/dropout.h"
 #include "axial/ops/rotary/rotary.h"
+#include "axial/parallel/sequence_attention/sequence_attention.h"
 
 namespace axial::models {
 namespace {
@@ -110,7 +111,7 @@ at::Tensor DecoderLayer::attend(const at::Tensor& x, const parallel::NamedTensor
     q = parts[0], k = parts[1], v = parts[2];
   }
   if (context.decode) return attend_cached(q, k, v, inputs.at("hidden").size(0), *context.decode);
-  return ops::segment_attention(q, k, v, inputs.at("segments"), alibi_slopes_, std::nullopt).flatten(1);
+  return parallel::sequence_attention(q, k, v, inputs, context, {.alibi_slopes = alibi_slopes_}).flatten(1);
 }
 
 at::Tensor DecoderLayer::attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
