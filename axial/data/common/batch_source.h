@@ -19,6 +19,7 @@ namespace axial::data {
 ///   segments   [S + 1] int64  borders of records over the flattened B * L positions
 ///   sample_ids [B] int64      global sample id of the row: unique over a run
 ///   row_positions [L] int64   place in the row, what dropout is keyed by
+///   record_starts [B, A] int64  place in the row where each position's record or padding begins
 /// parallel::SequenceLayout makes them.
 struct Batch {
   parallel::NamedTensors tensors;

@@ -58,7 +58,7 @@ Block layer_block(const DecoderConfig& config, int64_t index, parallel::Paramete
                   const Cut& cut) {
   ParameterScope scope(table);
   const auto layer = std::make_shared<const DecoderLayer>(config, index, scope, cut);
-  Block block{layer->name(), {"hidden", "segments"}, {"hidden"}, scope.names(), {}};
+  Block block{layer->name(), {"hidden", "segments", "record_starts"}, {"hidden"}, scope.names(), {}};
   if (config.position == PositionKind::kRotary) block.inputs.emplace_back("positions");
   if (config.residual_dropout > 0.0) block.inputs.insert(block.inputs.end(), {"sample_ids", "row_positions"});
   block.forward = [layer](const NamedTensors& inputs, const StepContext& context) {
@@ -124,7 +124,8 @@ Model build_decoder(const DecoderConfig& config) {
   model.type = "decoder";
   model.config = recipe::options_to_json(config);
   model.parameters = std::make_unique<parallel::ParameterTable>();
-  model.batch_names = {"tokens", "labels", "positions", "segments", "sample_ids", "row_positions"};
+  model.batch_names = {"tokens",     "labels",        "positions",    "segments",
+                       "sample_ids", "row_positions", "record_starts"};
   model.cut = std::make_shared<parallel::TensorCut>();
   model.trunk.push_back(embed_block(config, *model.parameters, model.cut));
   for (int64_t i = 0; i < config.num_layers; ++i) {

@@ -97,7 +97,7 @@ inline std::vector<DecoderCase> decoder_cases() {
 /// Records of the given lengths packed into rows [B, L]; lengths must fill whole rows.
 inline parallel::NamedTensors packed_batch(const std::vector<int64_t>& lengths, int64_t row_length,
                                            int64_t vocab, uint64_t seed = 7) {
-  std::vector<int64_t> tokens, labels, positions, segments = {0};
+  std::vector<int64_t> tokens, labels, positions, starts, segments = {0};
   for (const int64_t length : lengths) {
     for (int64_t i = 0; i < length; ++i) {
       const auto draw = [&](int64_t at) {
@@ -107,6 +107,7 @@ inline parallel::NamedTensors packed_batch(const std::vector<int64_t>& lengths, 
       tokens.push_back(draw(i));
       labels.push_back(i + 1 < length ? draw(i + 1) : -100);
       positions.push_back(i);
+      starts.push_back(segments.back() % row_length);
     }
     segments.push_back(segments.back() + length);
   }
@@ -119,7 +120,8 @@ inline parallel::NamedTensors packed_batch(const std::vector<int64_t>& lengths, 
           {"positions", shaped(positions)},
           {"segments", at::tensor(segments, at::kLong)},
           {"sample_ids", at::arange(rows, at::kLong)},
-          {"row_positions", at::arange(row_length, at::kLong)}};
+          {"row_positions", at::arange(row_length, at::kLong)},
+          {"record_starts", shaped(starts)}};
 }
 
 /// Run blocks one after the other over a growing set of named tensors.

@@ -15,6 +15,7 @@
 #include "axial/ops/dropout/dropout.h"
 #include "axial/ops/linear/linear.h"
 #include "axial/ops/rotary/rotary.h"
+#include "axial/parallel/sequence_attention/sequence_attention.h"
 
 namespace axial::models {
 namespace {
@@ -127,7 +128,7 @@ at::Tensor DecoderLayer::attend(const at::Tensor& x, const parallel::NamedTensor
   const std::optional<at::Tensor> slopes =
       alibi_slopes_ ? std::optional(alibi_slopes_->narrow(0, local.query.begin, num_q)) : std::nullopt;
   if (context.decode) return attend_cached(q, k, v, slopes, inputs.at("hidden").size(0), *context.decode);
-  return ops::segment_attention(q, k, v, inputs.at("segments"), slopes, std::nullopt).flatten(1);
+  return parallel::sequence_attention(q, k, v, inputs, context, {.alibi_slopes = slopes}).flatten(1);
 }
 
 at::Tensor DecoderLayer::attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

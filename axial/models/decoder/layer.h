@@ -34,9 +34,10 @@ class DecoderLayer {
   DecoderLayer(const DecoderConfig& config, int64_t index, ParameterScope& scope,
                std::shared_ptr<const parallel::TensorCut> cut);
 
-  /// hidden [B, L', C] -> [B, L', C]. Reads "segments" [S + 1], with rotary "positions" [B, L], with dropout
-  /// "sample_ids" [B] and "row_positions" [L]. While decoding the layer's keys and values are kept in
-  /// context.decode under `name()`, written at lengths[b]; "segments" is not read then.
+  /// hidden [B, L', C] -> [B, L', C]. Reads "segments" [S + 1], "record_starts" where ranks share rows
+  /// (parallel/sequence_attention), with rotary "positions" [B, L], with dropout "sample_ids" [B] and
+  /// "row_positions" [L]. While decoding the layer's keys and values are kept in
+  /// context.decode under `name()`, written at lengths[b]; neither of the first two is read then.
   at::Tensor forward(const parallel::NamedTensors& inputs, const parallel::StepContext& context) const;
 
   const std::string& name() const { return name_; }

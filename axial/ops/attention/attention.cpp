@@ -19,7 +19,7 @@
 #include <cmath>
 #include <limits>
 
-#include "axial/ops/attention/problem.h"
+#include "axial/ops/attention/call.h"
 #include "axial/ops/common/kernel_call.h"
 
 namespace axial::ops {
@@ -27,125 +27,29 @@ namespace {
 
 using at::Tensor;
 using detail::AttentionArguments;
-using detail::AttentionProblem;
-using Pattern = c10::List<std::optional<Tensor>>;  // the tensors of AttentionPattern, in its order
-using Mask = std::array<bool, 5>;
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // q, k, v, bias1, bias2
+using detail::GradientMask;
+using detail::Gradients;
+using detail::numbers_of;
+using detail::PatternTensors;
+using detail::tensors_of;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr std::string_view kOp = "attention";
 
-template <class P, class F>
-void for_tensors(P& pattern, const F& f) {
-  f(pattern.segments);
-  f(pattern.key_begin);
-  f(pattern.key_end);
-  f(pattern.mask_rows);
-  f(pattern.mask_columns);
-  f(pattern.alibi_slopes);
-  f(pattern.q_positions);
-  f(pattern.k_positions);
-}
-
-Pattern tensors_of(const AttentionPattern& pattern) {
-  Pattern out;
-  for_tensors(pattern, [&](const OptionalTensor& t) { out.push_back(t); });
-  return out;
-}
-
-std::vector<int64_t> numbers_of(const AttentionPattern& p) {
-  return {p.causal ? 1 : 0, p.window, p.query_block, p.key_block};
-}
-
-AttentionPattern pattern_of(const Pattern& tensors, at::IntArrayRef numbers) {
-  AttentionPattern p;
-  size_t i = 0;
-  for_tensors(p, [&](OptionalTensor& t) { t = tensors.get(i++); });
-  AXIAL_OP_CHECK(numbers.size() == 4, kOp, "numbers of the pattern; expected 4, got {}", numbers.size());
-  p.causal = numbers[0] != 0;
-  p.window = numbers[1];
-  p.query_block = numbers[2];
-  p.key_block = numbers[3];
-  return p;
-}
-
 std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v,
                                    const OptionalTensor& bias1, const OptionalTensor& bias2,
-                                   const Pattern& pattern, at::IntArrayRef numbers, double scale,
+                                   const PatternTensors& pattern, at::IntArrayRef numbers, double scale,
                                    bool statistics) {
-  const AttentionArguments args{q, k, v, bias1, bias2, pattern_of(pattern, numbers), scale};
-  check_attention(args);
-  const Tensor out = empty(q.sym_sizes(), q.options());
-  std::vector<c10::SymInt> shape(q.sym_sizes().begin(), q.sym_sizes().end());
-  std::swap(shape[shape.size() - 3], shape[shape.size() - 2]);  // heads before queries
-  shape.back() = 2;
-  if (!statistics) shape = {0};
-  const Tensor rows = empty(shape, q.options().dtype(accumulate_type(q.scalar_type())));
-  if (has_symbolic_sizes(q)) return {out, rows};
-
-  AttentionProblem problem(args);
-  kernels::AttentionForward params;
-  problem.bind(out, params.out);
-  problem.finish();
-  params.in = problem.in;
-  params.num_threads = at::get_num_threads();
-  // The choice of a kernel, and so its workspace, asks whether there are statistics; Meta has no address of
-  // its own.
-  if (statistics) params.statistics = q.is_meta() ? static_cast<void*>(&params) : rows.mutable_data_ptr();
-  const Tensor space = workspace(kernels::workspace_bytes(params), q);
-  if (q.is_meta()) return {out, rows};
-  params.workspace = space.mutable_data_ptr();
-  throw_if_failed(kernels::attention_forward(params, torch_parallel_for()), kOp);
-  return {out, rows};
-}
-
-void check_backward(const AttentionArguments& a, const Tensor& grad, const Tensor& out,
-                    const Tensor& statistics, const Mask& mask) {
-  check_attention(a);
-  AXIAL_OP_CHECK((a.bias1 || !mask[3]) && (a.bias2 || !mask[4]), kOp,
-                 "mask; expected no gradient of a bias that is not there");
-  AXIAL_OP_CHECK(grad.sym_sizes() == a.q.sym_sizes() && out.sym_sizes() == a.q.sym_sizes(), kOp,
-                 "grad and out; expected the shape of q {}, got {} and {}", shape_text(a.q), shape_text(grad),
-                 shape_text(out));
-  AXIAL_OP_CHECK(statistics.dim() == a.q.dim() && statistics.is_contiguous() &&
-                     statistics.sym_numel() * a.q.sym_size(-1) == a.q.sym_numel() * 2 &&
-                     statistics.scalar_type() == accumulate_type(a.q.scalar_type()),
-                 kOp, "statistics; expected what attention_forward gave for q {}, got {}", shape_text(a.q),
-                 shape_text(statistics));
+  return detail::run_forward({q, k, v, bias1, bias2, detail::pattern_of(pattern, numbers), scale},
+                             q.scalar_type(), statistics);
 }
 
 Gradients backward(const Tensor& grad, const Tensor& out, const Tensor& statistics, const Tensor& q,
                    const Tensor& k, const Tensor& v, const OptionalTensor& bias1, const OptionalTensor& bias2,
-                   const Pattern& pattern, at::IntArrayRef numbers, double scale, Mask mask) {
-  const AttentionArguments args{q, k, v, bias1, bias2, pattern_of(pattern, numbers), scale};
-  check_backward(args, grad, out, statistics, mask);
-  const auto like = [](const Tensor& t) { return empty(t.sym_sizes(), t.options()); };
-  const Tensor dq = mask[0] ? like(q) : Tensor(), dk = mask[1] ? like(k) : Tensor(),
-               dv = mask[2] ? like(v) : Tensor();
-  const Tensor db1 = mask[3] ? like(*bias1) : Tensor(), db2 = mask[4] ? like(*bias2) : Tensor();
-  if (has_symbolic_sizes(q)) return {dq, dk, dv, db1, db2};
-
-  // A gradient in another order of many leading dims would not merge with the rest.
-  const Tensor dout = grad.dim() - 3 > kernels::kMaxLeading ? grad.contiguous() : grad;
-  AttentionProblem problem(args);
-  kernels::AttentionBackward params;
-  problem.bind(out, params.out);
-  problem.bind(dout, params.dout);
-  if (mask[0]) problem.bind(dq, params.dq);
-  if (mask[1]) problem.bind(dk, params.dk);
-  if (mask[2]) problem.bind(dv, params.dv);
-  if (mask[3]) problem.bind_bias(db1, params.dbias[0]);
-  if (mask[4]) problem.bind_bias(db2, params.dbias[1]);
-  problem.finish();
-  params.in = problem.in;
-  params.num_threads = at::get_num_threads();
-  const Tensor space = workspace(kernels::workspace_bytes(params), q);
-  if (q.is_meta()) return {dq, dk, dv, db1, db2};
-  params.statistics = statistics.const_data_ptr();
-  params.workspace = space.mutable_data_ptr();
-  throw_if_failed(kernels::attention_backward(params, torch_parallel_for()), kOp);
-  return {dq, dk, dv, db1, db2};
+                   const PatternTensors& pattern, at::IntArrayRef numbers, double scale, GradientMask mask) {
+  return detail::run_backward({q, k, v, bias1, bias2, detail::pattern_of(pattern, numbers), scale},
+                              {grad, out, statistics, false, mask});
 }
 
 template <class F>
@@ -166,7 +70,7 @@ struct Attention : torch::autograd::Function<Attention> {
     const at::AutoDispatchBelowADInplaceOrView below;
     auto [out, statistics] = call_forward({q, k, v, bias1, bias2, pattern, scale}, true);
     variable_list saved{out, statistics, q, k, v, bias1.value_or(Tensor()), bias2.value_or(Tensor())};
-    for_tensors(pattern, [&](const OptionalTensor& t) { saved.push_back(t.value_or(Tensor())); });
+    for (const OptionalTensor& t : tensors_of(pattern)) saved.push_back(t.value_or(Tensor()));
     ctx->save_for_backward(saved);
     ctx->saved_data["numbers"] = numbers_of(pattern);
     ctx->saved_data["scale"] = scale;
@@ -179,13 +83,13 @@ struct Attention : torch::autograd::Function<Attention> {
     const auto optional = [&](size_t i) {
       return saved[i].defined() ? OptionalTensor(saved[i]) : std::nullopt;
     };
-    Pattern pattern;
+    PatternTensors pattern;
     for (size_t i = 7; i < saved.size(); ++i) pattern.push_back(optional(i));
     // Edges are counted over the tensors that are there.
     const size_t second = saved[5].defined() ? 4 : 3;
-    const Mask mask{ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2),
-                    saved[5].defined() && ctx->needs_input_grad(3),
-                    saved[6].defined() && ctx->needs_input_grad(second)};
+    const GradientMask mask{ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2),
+                            saved[5].defined() && ctx->needs_input_grad(3),
+                            saved[6].defined() && ctx->needs_input_grad(second)};
     static const auto op = operator_of("axial::attention_backward", ops::backward);
     auto [dq, dk, dv, db1, db2] =
         op.call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], optional(5), optional(6), pattern,
@@ -320,6 +224,7 @@ void register_attention(torch::Library& registry) {
   registry.impl("attention",
                 torch::dispatch(c10::DispatchKey::AutocastCPU, TORCH_FN(attention_op<Layer::kAutocast>)));
   registry.impl("evoformer_attention", TORCH_FN(evoformer_op));
+  detail::register_partial(registry);
 }
 
 }  // namespace axial::ops

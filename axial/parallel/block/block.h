@@ -16,6 +16,7 @@
 namespace axial::parallel {
 
 class Communicator;
+class SequenceLayout;
 
 /// Tensors by name, in name order.
 using NamedTensors = std::map<std::string, at::Tensor>;
@@ -33,6 +34,9 @@ struct StepContext {
   bool training = false;          ///< dropout acts
   DecodeState* decode = nullptr;  ///< set while decoding
   Communicator* ranks = nullptr;  ///< for the collectives of a block; set by the runner
+  /// Who holds what of the rows, where several ranks share them; set by the runner's caller, outlives the
+  /// call.
+  const SequenceLayout* sequence = nullptr;
 };
 
 /// A piece of a model that the runner may cut at. A foreign model is one block.

@@ -18,7 +18,8 @@ constexpr const char* kOp = "sequence_layout";
 // A row over its whole padded length, before any cut.
 struct FullRow {
   std::vector<int64_t> tokens, labels, positions;
-  std::vector<bool> starts;  // a record or the padding begins here
+  std::vector<int64_t> record_starts;  // where the record or padding of each position begins
+  std::vector<bool> starts;            // a record or the padding begins here
 };
 
 void check_row(const PackedRow& row, size_t index, int64_t length) {
@@ -41,7 +42,7 @@ FullRow lay_out(const PackedRow& row, int64_t length, int64_t pad_token) {
   const size_t n = static_cast<size_t>(length);
   const size_t used = row.tokens.size();
   FullRow full{std::vector<int64_t>(n, pad_token), std::vector<int64_t>(n, kIgnoredLabel),
-               std::vector<int64_t>(n), std::vector<bool>(n, false)};
+               std::vector<int64_t>(n), std::vector<int64_t>(n), std::vector<bool>(n, false)};
   std::copy(row.tokens.begin(), row.tokens.end(), full.tokens.begin());
   for (const int64_t start : row.record_starts) full.starts[static_cast<size_t>(start)] = true;
   if (used < n) full.starts[used] = true;
@@ -49,17 +50,67 @@ FullRow lay_out(const PackedRow& row, int64_t length, int64_t pad_token) {
     if (!full.starts[i + 1]) full.labels[i] = full.tokens[i + 1];
   }
   if (used > 0 && row.next_token >= 0) full.labels[used - 1] = row.next_token;
-  for (size_t i = 0; i < n; ++i) full.positions[i] = full.starts[i] ? 0 : full.positions[i - 1] + 1;
+  for (size_t i = 0; i < n; ++i) {
+    full.record_starts[i] = full.starts[i] ? static_cast<int64_t>(i) : full.record_starts[i - 1];
+    full.positions[i] = static_cast<int64_t>(i) - full.record_starts[i];
+  }
   return full;
+}
+
+// The part of a rank's local order [begin, end), its intervals one after the other.
+std::vector<Interval> part_of(const std::vector<Interval>& intervals, int64_t begin, int64_t end) {
+  std::vector<Interval> part;
+  int64_t before = 0;
+  for (const Interval& i : intervals) {
+    const int64_t from = std::max(begin, before), to = std::min(end, before + i.size());
+    if (from < to) part.push_back({i.begin + from - before, i.begin + to - before});
+    before += i.size();
+  }
+  return part;
+}
+
+// Every ring rank's local order, cut over its ulysses ranks.
+DimLayout split_again(const DimLayout& ring, int64_t ulysses) {
+  std::vector<std::vector<Interval>> per_rank;
+  for (int64_t r = 0; r < ring.num_ranks(); ++r) {
+    const DimLayout local = DimLayout::contiguous(ring.local_size(r), ulysses);
+    for (int64_t u = 0; u < ulysses; ++u) {
+      const std::vector<Interval>& owned = local.owned(u);
+      per_rank.push_back(owned.empty() ? std::vector<Interval>{}
+                                       : part_of(ring.owned(r), owned[0].begin, owned[0].end));
+    }
+  }
+  return DimLayout::custom(ring.size(), std::move(per_rank));
 }
 
 }  // namespace
 
-SequenceLayout::SequenceLayout(DimLayout dim, int64_t rank) : dim_(std::move(dim)), rank_(rank) {
+SequenceLayout::SequenceLayout(DimLayout dim, int64_t rank)
+    : dim_(std::move(dim)), rank_(rank), ring_(dim_), ring_rank_(rank) {
   AXIAL_CHECK(dim_.logical_size() >= 1, kOp, "row length; expected at least 1, got {}", dim_.logical_size());
   AXIAL_CHECK(!dim_.has_halo(), kOp, "layout of seq; expected no halo, got one");
   AXIAL_CHECK(0 <= rank_ && rank_ < dim_.num_ranks(), kOp, "rank; expected one of [0, {}), got {}",
               dim_.num_ranks(), rank_);
+  ulysses_sizes_ = {dim_.local_size(rank_)};
+}
+
+SequenceLayout::SequenceLayout(DimLayout ring, int64_t ring_rank, int64_t ulysses, int64_t ulysses_rank)
+    : SequenceLayout(split_again(ring, ulysses), ring_rank * ulysses + ulysses_rank) {
+  ring_ = std::move(ring);
+  ring_rank_ = ring_rank;
+  ulysses_sizes_.clear();
+  for (int64_t u = 0; u < ulysses; ++u) {
+    ulysses_sizes_.push_back(dim_.local_size(ring_rank * ulysses + u));
+  }
+}
+
+SequenceLayout SequenceLayout::over(const Mesh& mesh, int64_t length) {
+  const Axes axes = mesh.batch_axes();
+  const auto has = [&](const char* name) { return std::find(axes.begin(), axes.end(), name) != axes.end(); };
+  const int64_t ring = has("ring") ? mesh.degree("ring") : 1;
+  const int64_t ulysses = has("ulysses") ? mesh.degree("ulysses") : 1;
+  return {DimLayout::zigzag(length, ring), has("ring") ? mesh.coordinate("ring") : 0, ulysses,
+          has("ulysses") ? mesh.coordinate("ulysses") : 0};
 }
 
 SequenceLayout SequenceLayout::whole(int64_t length) { return SequenceLayout(DimLayout::whole(length)); }
@@ -76,6 +127,8 @@ NamedTensors SequenceLayout::make_batch(const std::vector<PackedRow>& rows, int6
   const auto table = [&] { return at::empty({num_rows, width}, at::kLong); };
   at::Tensor tokens = table(), labels = table(), positions = table();
   at::Tensor sample_ids = at::empty({num_rows}, at::kLong);
+  at::Tensor record_starts = at::empty({num_rows, ring_.local_size(ring_rank_)}, at::kLong);
+  int64_t* start = record_starts.mutable_data_ptr<int64_t>();
   std::vector<int64_t> borders;
   int64_t at_flat = 0;
   const auto put = [&](const std::vector<int64_t>& from, const Interval& i, at::Tensor& to) {
@@ -85,6 +138,9 @@ NamedTensors SequenceLayout::make_batch(const std::vector<PackedRow>& rows, int6
     check_row(rows[r], r, length());
     const FullRow full = lay_out(rows[r], dim_.size(), pad_token);
     sample_ids.mutable_data_ptr<int64_t>()[r] = rows[r].sample_id;
+    for (const Interval& i : ring_.owned(ring_rank_)) {
+      start = std::copy(full.record_starts.begin() + i.begin, full.record_starts.begin() + i.end, start);
+    }
     for (const Interval& i : dim_.owned(rank_)) {
       put(full.tokens, i, tokens);
       put(full.labels, i, labels);
@@ -95,9 +151,13 @@ NamedTensors SequenceLayout::make_batch(const std::vector<PackedRow>& rows, int6
     }
   }
   borders.push_back(at_flat);
-  return {{"tokens", tokens},         {"labels", labels},
-          {"positions", positions},   {"segments", at::tensor(borders, at::kLong)},
-          {"sample_ids", sample_ids}, {"row_positions", row_positions()}};
+  return {{"tokens", tokens},
+          {"labels", labels},
+          {"positions", positions},
+          {"segments", at::tensor(borders, at::kLong)},
+          {"sample_ids", sample_ids},
+          {"row_positions", row_positions()},
+          {"record_starts", record_starts}};
 }
 
 int64_t count_labels(const std::vector<PackedRow>& rows) {

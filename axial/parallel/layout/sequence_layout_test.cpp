@@ -32,6 +32,8 @@ TEST(SequenceLayout, WritesTheBatchByHand) {
   EXPECT_EQ(values(batch.at("segments")), (V{0, 3, 5, 7, 14, 21}));
   EXPECT_EQ(values(batch.at("sample_ids")), (V{40, 41, 42}));
   EXPECT_EQ(values(batch.at("row_positions")), (V{0, 1, 2, 3, 4, 5, 6}));
+  EXPECT_EQ(values(batch.at("record_starts")[0]), (V{0, 0, 0, 3, 3, 5, 5}));
+  EXPECT_EQ(values(batch.at("record_starts")[1]), (V{0, 0, 0, 0, 0, 0, 0}));
   EXPECT_EQ(count_labels(sample_rows()), at::sum(batch.at("labels") != kIgnoredLabel).item<int64_t>());
 }
 
@@ -100,6 +102,54 @@ TEST(SequenceLayout, SegmentsAreContiguousPiecesOfOneRecord) {
         EXPECT_EQ(positions[static_cast<size_t>(i)], positions[static_cast<size_t>(i) - 1] + 1);
       }
     }
+  }
+}
+
+TEST(SequenceLayout, WritesTheSplitOverRingAndUlyssesByHand) {
+  // Six chunks of 14: [0,3) [3,6) [6,8) [8,10) [10,12) [12,14); ring rank 1 holds the second and the fifth.
+  const Mesh mesh({{"data", 2}, {"ring", 3}, {"ulysses", 2}}, 12, 6 + 3);
+  const SequenceLayout layout = SequenceLayout::over(mesh, 14);
+  using I = std::vector<Interval>;
+  EXPECT_EQ(layout.ring().owned(1), (I{{3, 6}, {10, 12}}));
+  EXPECT_EQ(layout.ring_rank(), 1);
+  EXPECT_EQ(layout.ulysses_sizes(), (std::vector<int64_t>{3, 2}));
+  EXPECT_EQ(layout.dim().owned(2), (I{{3, 6}}));
+  EXPECT_EQ(layout.dim().owned(3), (I{{10, 12}}));
+  EXPECT_EQ(layout.dim().owned(0), (I{{0, 3}}));
+  const NamedTensors batch = layout.make_batch({PackedRow{{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, {0, 5}}}, 0);
+  using V = std::vector<int64_t>;
+  EXPECT_EQ(values(batch.at("tokens")), (V{11, 0}));
+  EXPECT_EQ(values(batch.at("row_positions")), (V{10, 11}));
+  EXPECT_EQ(values(batch.at("record_starts")), (V{0, 0, 5, 5, 11}));  // of both ulysses ranks
+}
+
+// Any mesh holds every position once, and all of its ranks together the batch of one.
+TEST(SequenceLayout, EveryMeshPartsTheRow) {
+  for (const int64_t length : {1, 2, 5, 12, 31}) {
+    const std::vector<PackedRow> rows = random_rows(length, 3, root_key(11));
+    const NamedTensors whole = SequenceLayout::whole(length).make_batch(rows, 0);
+    for (const auto& [ring, ulysses] : {std::pair(1, 1), {1, 4}, {3, 1}, {2, 2}, {3, 2}, {2, 5}}) {
+      const int64_t size = ring * ulysses;
+      std::vector<at::Tensor> tokens, labels;
+      std::vector<at::Tensor> starts;
+      for (int64_t rank = 0; rank < size; ++rank) {
+        const Mesh mesh({{"ring", ring}, {"ulysses", ulysses}}, size, rank);
+        const SequenceLayout layout = SequenceLayout::over(mesh, length);
+        const NamedTensors batch = layout.make_batch(rows, 0);
+        ASSERT_EQ(layout.dim().num_ranks(), size);
+        ASSERT_EQ(batch.at("tokens").size(1), layout.local_length());
+        tokens.push_back(batch.at("tokens"));
+        labels.push_back(batch.at("labels"));
+        if (rank % ulysses == 0) starts.push_back(batch.at("record_starts"));
+        EXPECT_TRUE(at::equal(batch.at("record_starts"), starts.back()));
+      }
+      const SequenceLayout first =
+          SequenceLayout::over(Mesh({{"ring", ring}, {"ulysses", ulysses}}, size, 0), length);
+      EXPECT_TRUE(at::equal(first.dim().assemble(tokens, 1), whole.at("tokens")));
+      EXPECT_TRUE(at::equal(first.dim().assemble(labels, 1), whole.at("labels")));
+      EXPECT_TRUE(at::equal(first.ring().assemble(starts, 1), whole.at("record_starts")));
+    }
+    EXPECT_TRUE(at::equal(whole.at("record_starts"), whole.at("row_positions") - whole.at("positions")));
   }
 }
 

@@ -80,7 +80,8 @@ class Group {
             {"positions", state_.lengths.unsqueeze(1) + at::arange(n, options).unsqueeze(0)},
             {"segments", at::arange(0, rows * n + 1, n, options)},
             {"sample_ids", at::zeros({rows}, options)},
-            {"row_positions", at::arange(n, options)}};
+            {"row_positions", at::arange(n, options)},
+            {"record_starts", at::zeros({rows, n}, options)}};
   }
 
   // tokens [B, N] -> logits after the last one, [B, V] float.

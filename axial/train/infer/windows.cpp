@@ -48,10 +48,12 @@ parallel::NamedTensors pack_pieces(const std::vector<PackedPiece>& pieces) {
   at::Tensor tokens = at::empty({1, total}, options);
   at::Tensor labels = at::full({1, total}, kIgnored, options);
   at::Tensor positions = at::empty({1, total}, options);
+  at::Tensor starts = at::empty({1, total}, options);
   at::Tensor segments = at::empty({static_cast<int64_t>(pieces.size()) + 1}, options);
   auto* token = tokens.mutable_data_ptr<int64_t>();
   auto* label = labels.mutable_data_ptr<int64_t>();
   auto* position = positions.mutable_data_ptr<int64_t>();
+  auto* start = starts.mutable_data_ptr<int64_t>();
   auto* border = segments.mutable_data_ptr<int64_t>();
   int64_t at = 0;
   for (size_t p = 0; p < pieces.size(); ++p) {
@@ -60,6 +62,7 @@ parallel::NamedTensors pack_pieces(const std::vector<PackedPiece>& pieces) {
     for (size_t i = 0; i < ids.size(); ++i, ++at) {
       token[at] = ids[i];
       position[at] = static_cast<int64_t>(i);
+      start[at] = border[p];
       const bool counts = i + 1 < ids.size() && static_cast<int64_t>(i + 1) >= pieces[p].context;
       if (counts) label[at] = ids[i + 1];
     }
@@ -70,7 +73,8 @@ parallel::NamedTensors pack_pieces(const std::vector<PackedPiece>& pieces) {
           {"positions", positions},
           {"segments", segments},
           {"sample_ids", at::zeros({1}, options)},
-          {"row_positions", at::arange(total, options)}};
+          {"row_positions", at::arange(total, options)},
+          {"record_starts", starts}};
 }
 
 WindowRunner::WindowRunner(models::Model& model, const std::string& head, std::string wanted,

@@ -59,7 +59,8 @@ class PackedSource : public data::BatchSource {
                      {"positions", positions},
                      {"segments", at::tensor(borders, options)},
                      {"sample_ids", at::arange(first, first + count, options)},
-                     {"row_positions", at::arange(kLength, options)}};
+                     {"row_positions", at::arange(kLength, options)},
+                     {"record_starts", at::arange(kLength, options).unsqueeze(0) - positions}};
     return batch;
   }
 

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decoders whose rows lie on several ranks: losses and every gradient of a step are those of one rank,
+// dropout included; and the mistakes that the field has made with split sequences are noticed.
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "axial/models/decoder/decoder_case.h"
+#include "axial/parallel/layout/sequence_layout.h"
+#include "axial/parallel/step/runner.h"
+#include "axial/testing/ranks/ranks.h"
+
+namespace axial::models {
+namespace {
+
+using axial::testing::failures;
+using axial::testing::require;
+using axial::testing::run_ranks;
+using parallel::Communicator;
+using parallel::NamedTensors;
+using parallel::SequenceLayout;
+using parallel::World;
+
+constexpr int64_t kLength = 13;
+
+std::vector<parallel::PackedRow> rows() {
+  std::vector<parallel::PackedRow> rows(2);
+  for (int64_t i = 0; i < kLength; ++i) {
+    if (i < 10) rows[0].tokens.push_back((i * 5 + 3) % 13);  // then padding
+    rows[1].tokens.push_back((i * i + 1) % 13);
+  }
+  rows[0].record_starts = {0, 3, 4};
+  rows[1].record_starts = {0};
+  rows[1].next_token = 7;
+  rows[1].sample_id = 1;
+  return rows;
+}
+
+/// Sums over all ranks.
+struct Step {
+  double loss = 0, weight = 0;
+  std::map<std::string, at::Tensor> grads;
+};
+
+Step take_step(const nlohmann::json& settings, const NamedTensors& batch, const SequenceLayout* layout,
+               Communicator* ranks, double loss_gradient) {
+  Model model = all_models().at("decoder").build(settings);
+  if (ranks) parallel::partition_parameters(*model.parameters, ranks->mesh(), 0);
+  model.parameters->materialize(at::kCPU, at::kDouble, 11);
+  parallel::StepRunner runner(model.blocks_with("loss"), *model.parameters, model.batch_names, ranks);
+  const auto plan = parallel::write_training_step(static_cast<int64_t>(runner.blocks().size()), 1, {});
+  parallel::StepContext context{root_key(5), true, nullptr};
+  context.sequence = layout;
+  const parallel::StepResult result = runner.train(plan, {batch}, context, loss_gradient);
+  at::Tensor sums = at::stack({result.loss_sums[0].to(at::kDouble), result.loss_weights[0].to(at::kDouble)});
+  if (ranks) sums = ranks->all_reduce(sums, ranks->mesh().batch_axes(), parallel::ReduceOp::kSum);
+  Step step{sums[0].item<double>(), sums[1].item<double>(), {}};
+  for (const auto& row : model.parameters->rows()) step.grads[row->spec.name] = row->grad;
+  return step;
+}
+
+/// The largest relative difference of loss, weight and gradients.
+double difference(const Step& got, const Step& expected) {
+  double worst = std::max(std::abs(got.loss / expected.loss - 1), std::abs(got.weight / expected.weight - 1));
+  for (const auto& [name, grad] : expected.grads) {
+    const double size = grad.abs().max().item<double>();
+    worst = std::max(worst, (got.grads.at(name) - grad).abs().max().item<double>() / size);
+  }
+  return worst;
+}
+
+/// What a wrong program makes of a rank's batch.
+using Mistake = std::function<void(NamedTensors&)>;
+
+struct Party {
+  std::unique_ptr<Communicator> ranks;
+  SequenceLayout layout;
+  Party(World& world, int64_t ring, int64_t ulysses)
+      : ranks(world.make_communicator(
+            parallel::Mesh({{"data", 1}, {"pipe", 1}, {"ring", ring}, {"ulysses", ulysses}, {"tensor", 1}},
+                           world.size(), world.rank()))),
+        layout(SequenceLayout::over(ranks->mesh(), kLength)) {}
+
+  double compare(const nlohmann::json& settings, const Mistake& mistake = {},
+                 const std::function<double(const NamedTensors&)>& loss_gradient = {}) {
+    const NamedTensors whole = SequenceLayout::whole(kLength).make_batch(rows(), 0);
+    const double weight = static_cast<double>(parallel::count_labels(rows()));
+    NamedTensors batch = layout.make_batch(rows(), 0);
+    if (mistake) mistake(batch);
+    const double seed = loss_gradient ? loss_gradient(batch) : 1 / weight;
+    return difference(take_step(settings, batch, &layout, ranks.get(), seed),
+                      take_step(settings, whole, nullptr, nullptr, 1 / weight));
+  }
+};
+
+void check_all(World& world, int64_t ring, int64_t ulysses) {
+  Party party(world, ring, ulysses);
+  for (const testing::DecoderCase& c : testing::decoder_cases()) {
+    const double worst = party.compare(c.settings);
+    require(worst <= 1e-9, fmt::format("{}: off by {}", c.name, worst));
+  }
+}
+
+TEST(DecoderSequence, TwoRanksAreOne) {
+  EXPECT_EQ(failures(run_ranks(2,
+                               [](World& world) {
+                                 check_all(world, 2, 1);
+                                 check_all(world, 1, 2);
+                               })),
+            "");
+}
+
+TEST(DecoderSequence, RingTimesUlyssesIsOne) {
+  EXPECT_EQ(failures(run_ranks(4, [](World& world) { check_all(world, 2, 2); })), "");
+}
+
+// More ranks than some rows have positions to give; odd pieces everywhere.
+TEST(DecoderSequence, ThreeRanksAreOne) {
+  EXPECT_EQ(failures(run_ranks(3, [](World& world) { check_all(world, 3, 1); })), "");
+}
+
+void shift_labels_after_the_cut(NamedTensors& batch) {
+  const at::Tensor tokens = batch.at("tokens"), starts = batch.at("positions") == 0;
+  at::Tensor labels = at::full_like(tokens, parallel::kIgnoredLabel);
+  const int64_t n = tokens.size(1) - 1;
+  labels.narrow(1, 0, n).copy_(at::where(starts.narrow(1, 1, n),
+                                         at::full_like(tokens.narrow(1, 1, n), parallel::kIgnoredLabel),
+                                         tokens.narrow(1, 1, n)));
+  batch["labels"] = labels;
+}
+
+void count_positions_from_the_cut(NamedTensors& batch) {
+  at::Tensor& positions = batch.at("positions");
+  positions = at::arange(positions.size(1), at::kLong).expand(positions.sizes()).contiguous();
+}
+
+void forget_records(NamedTensors& batch) {
+  batch.at("record_starts") = at::zeros_like(batch.at("record_starts"));
+}
+
+void key_dropout_by_the_cut(NamedTensors& batch) {
+  batch.at("row_positions") = at::arange(batch.at("row_positions").size(0), at::kLong);
+}
+
+TEST(DecoderSequence, TheFieldsMistakesAreNoticed) {
+  const auto outcomes = run_ranks(2, [](World& world) {
+    const std::vector<testing::DecoderCase> cases = testing::decoder_cases();
+    const auto named = [&](const std::string& name) {
+      for (const testing::DecoderCase& c : cases) {
+        if (c.name == name) return c.settings;
+      }
+      throw Error("no case " + name);
+    };
+    for (const bool zigzag : {true, false}) {
+      Party party(world, zigzag ? 2 : 1, zigzag ? 1 : 2);
+      const auto caught = [&](const char* what, const char* settings, const Mistake& mistake,
+                              const std::function<double(const NamedTensors&)>& seed = {}) {
+        const double worst = party.compare(named(settings), mistake, seed);
+        require(worst > 1e-4, fmt::format("{} makes a difference of {} only", what, worst));
+      };
+      caught("labels shifted after sharding", "llama", shift_labels_after_the_cut);
+      caught("learned positions restarting per shard", "gpt2", count_positions_from_the_cut);
+      caught("rotary positions restarting per shard", "neox", count_positions_from_the_cut);
+      caught("attention across records", "bloom", forget_records);
+      caught("dropout keyed by the place in the shard", "dropout", key_dropout_by_the_cut);
+      // The mean over ranks of each rank's mean loss, where ranks have different numbers of labels.
+      caught("loss averaged per rank", "llama", {}, [&](const NamedTensors& batch) {
+        const auto own = (batch.at("labels") != parallel::kIgnoredLabel).sum().item<double>();
+        return 1 / own / static_cast<double>(world.size());
+      });
+    }
+  });
+  EXPECT_EQ(failures(outcomes), "");
+}
+
+}  // namespace
+}  // namespace axial::models
