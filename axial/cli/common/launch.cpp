@@ -162,7 +162,8 @@ int wait_for(std::vector<Rank>& ranks, parallel::StoreHost& store) {
     if (const int signal = std::exchange(wanted_signal, 0); signal != 0) signal_all(ranks, signal);
     for (size_t r = 0; r < ranks.size(); ++r) {
       int status = 0;
-      if (ranks[r].status || ::waitpid(ranks[r].pid, &status, WNOHANG | WUNTRACED | WCONTINUED) != ranks[r].pid) {
+      if (ranks[r].status ||
+          ::waitpid(ranks[r].pid, &status, WNOHANG | WUNTRACED | WCONTINUED) != ranks[r].pid) {
         continue;
       }
       ranks[r].stopped = WIFSTOPPED(status);

@@ -137,16 +137,11 @@ bool go_on(train::Trainer& trainer, const std::optional<RunRecipe>& before, cons
   return true;
 }
 
-// The axes that the trainer does not take yet.
+// The axis that the trainer does not take yet.
 void check_axes(const parallel::MeshOptions& options) {
-  for (const auto& [name, degree] : {std::pair{"pipe", options.pipe},
-                                     {"ring", options.ring},
-                                     {"ulysses", options.ulysses},
-                                     {"tensor", options.tensor}}) {
-    if (degree > 1)
-      fail<UnsupportedError>("train", "parallel.{}; expected 1, training does not split along it yet, got {}",
-                             name, degree);
-  }
+  if (options.pipe == 1) return;
+  fail<UnsupportedError>("train", "parallel.pipe; expected 1, training does not split blocks yet, got {}",
+                         options.pipe);
 }
 
 int train_on(parallel::World& world, const Arguments& arguments) {
@@ -159,14 +154,19 @@ int train_on(parallel::World& world, const Arguments& arguments) {
   train::TrainerInputs inputs;
   inputs.model =
       train::build_model(recipe, models::all_models(), *data::make_tokenizer(recipe.data.tokenizer));
+  models::all_models()
+      .at(inputs.model.type)
+      .parallelize(inputs.model, ranks->mesh(), {.sequence_regions = recipe.parallel.sequence_regions});
+  const auto sequence = parallel::SequenceLayout::over(ranks->mesh(), recipe.data.sequence_length);
   if (first && !arguments.overwrite) same_run_in(arguments.out, recipe);
   if (recipe.train.schedule.warmup_steps >= recipe.train.steps) {
     log()->warn("train.schedule.warmup_steps is {}: the {} steps end before the warm-up does",
                 recipe.train.schedule.warmup_steps, recipe.train.steps);
   }
   data::GenomeData genomes;
-  world.first_alone(
-      [&] { genomes = data::open_genome_data(recipe.data, static_cast<uint64_t>(recipe.train.seed)); });
+  world.first_alone([&] {
+    genomes = data::open_genome_data(recipe.data, static_cast<uint64_t>(recipe.train.seed), sequence);
+  });
   print_report(genomes.report);
   inputs.training = genomes.train.get();
   inputs.validation = genomes.validation.get();
@@ -176,7 +176,7 @@ int train_on(parallel::World& world, const Arguments& arguments) {
 
   StepProfile profile(arguments.profile);
   inputs.on_step = [&profile](int64_t, const train::StepOutcome&) { profile.after_step(); };
-  inputs.ranks = {ranks.get(), recipe.parallel};
+  inputs.ranks = {ranks.get(), recipe.parallel, sequence};
   std::optional<RunFolder> folder;
   std::optional<RunRecipe> before;
   world.first_alone([&] {

@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -86,9 +87,10 @@ at::Tensor DecoderLayer::forward(const parallel::NamedTensors& inputs,
                                  const parallel::StepContext& context) const {
   const parallel::TensorStream tensor(*cut_, context, inputs);
   const at::Tensor& x = inputs.at("hidden");
-  const at::Tensor attended = attend(tensor.enter(attention_norm_(x)).flatten(0, 1), inputs, context, tensor);
-  const at::Tensor y =
-      join(x, out_, attended.unflatten(0, {x.size(0), -1}), ".attention", inputs, context, tensor);
+  const at::Tensor entered = tensor.enter(attention_norm_(x));
+  const at::Tensor attended = attend(entered.flatten(0, 1), inputs, context, tensor)
+                                  .unflatten(0, {entered.size(0), entered.size(1)});
+  const at::Tensor y = join(x, out_, attended, ".attention", inputs, context, tensor);
   const at::Tensor fed = feed(tensor.enter(ffn_norm_(parallel_residual_ ? x : y)));
   return join(y, down_, fed, ".ffn", inputs, context, tensor);
 }
@@ -135,7 +137,7 @@ at::Tensor DecoderLayer::attend_cached(const at::Tensor& q, const at::Tensor& k,
                                        const std::optional<at::Tensor>& slopes, int64_t batch,
                                        parallel::DecodeState& state) const {
   const auto per_sequence = [&](const at::Tensor& x) {
-    return x.detach().unflatten(0, {batch, x.size(0) / batch});
+    return x.detach().unflatten(0, {batch, x.size(0) / std::max<int64_t>(batch, 1)});
   };
   const at::Tensor& keys = append_to_cache(per_sequence(k), name_, "k", state);
   const at::Tensor& values = append_to_cache(per_sequence(v), name_, "v", state);

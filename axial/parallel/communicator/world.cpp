@@ -125,7 +125,8 @@ void World::first_alone(const std::function<void()>& work) const {
 }
 
 void World::post_failure(const std::string& reason) const {
-  if (state_->watch) state_->watch->post_failure(fmt::format("rank {} stopped: {}", rank(), reason));
+  const std::string said = reason.substr(0, reason.find("\nException raised from"));  // c10's frames
+  if (state_->watch) state_->watch->post_failure(fmt::format("rank {} stopped: {}", rank(), said));
 }
 
 struct StoreHost::State {

@@ -36,6 +36,12 @@ StepRunner::StepRunner(std::vector<Block> blocks, ParameterTable& parameters,
   }
 }
 
+StepContext StepRunner::with_sequence(StepContext context) const {
+  context.ranks = &communicator_;
+  if (context.sequence == nullptr && sequence_) context.sequence = &*sequence_;
+  return context;
+}
+
 StepResult StepRunner::train(const StepPlan& plan, const std::vector<NamedTensors>& micro_batches,
                              const StepContext& context, double loss_gradient) {
   const auto loss_of = [&](const char* name) {
@@ -54,7 +60,7 @@ StepResult StepRunner::train(const StepPlan& plan, const std::vector<NamedTensor
                replicas_,
                trace_,
                plan,
-               context,
+               with_sequence(context),
                loss_gradient,
                {sum, weight}},
               micro_batches, PlanUse::kTraining);
@@ -85,7 +91,8 @@ NamedTensors StepRunner::infer(const NamedTensors& batch, const StepContext& con
   const StepPlan plan = write_inference_step(static_cast<int64_t>(blocks_.size()),
                                              row == parameters_.rows().end() ? 0 : (*row)->zero_stage);
   const std::vector<NamedTensors> batches{batch};
-  StepRun run({blocks_, stream_, parameters_, communicator_, replicas_, trace_, plan, context, 0, versions},
+  StepRun run({blocks_, stream_, parameters_, communicator_, replicas_, trace_, plan, with_sequence(context),
+               0, versions},
               batches, PlanUse::kInference);
   run.run();
   NamedTensors result;

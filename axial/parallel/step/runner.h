@@ -11,11 +11,13 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "axial/parallel/block/block.h"
 #include "axial/parallel/communicator/communicator.h"
+#include "axial/parallel/layout/sequence_layout.h"
 #include "axial/parallel/parameter_table/parameter_table.h"
 #include "axial/parallel/replicas/replicas.h"
 #include "axial/parallel/step/action.h"
@@ -60,12 +62,18 @@ class StepRunner {
   /// After an update of the held parts: bring them into everybody's values (ZeRO 1 and 2).
   void publish() { replicas_.publish(); }
 
+  /// What this rank holds of the rows of all following batches; blocks see it as context.sequence unless the
+  /// caller sets another. None: whole rows.
+  void set_sequence(std::optional<SequenceLayout> sequence) { sequence_ = std::move(sequence); }
+
   const std::vector<Block>& blocks() const { return blocks_; }
   Communicator& communicator() { return communicator_; }
   /// Report every action of the following calls; an empty function ends it.
   void set_trace(ActionTrace trace) { trace_ = std::move(trace); }
 
  private:
+  StepContext with_sequence(StepContext context) const;
+
   std::vector<Block> blocks_;
   ParameterTable& parameters_;
   std::vector<std::string> batch_names_;
@@ -73,6 +81,7 @@ class StepRunner {
   std::unique_ptr<Communicator> own_communicator_;
   Communicator& communicator_;
   Replicas replicas_;
+  std::optional<SequenceLayout> sequence_;
   ActionTrace trace_;
 };
 

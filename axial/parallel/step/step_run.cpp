@@ -143,9 +143,7 @@ NamedTensors StepRun::call(const Block& block, const NamedTensors& inputs) const
   for (const auto& input : inputs) {
     if (!input.second.is_inference()) versions.emplace_back(&input, input.second._version());
   }
-  StepContext context = s_.context;
-  context.ranks = &s_.communicator;
-  NamedTensors outputs = block.forward(inputs, context);
+  NamedTensors outputs = block.forward(inputs, s_.context);
   for (const auto& [input, version] : versions) {
     AXIAL_CHECK(input->second._version() == version, kOp, "block '{}' changes its input '{}' in place",
                 block.name, input->first);

@@ -25,7 +25,7 @@ struct RunSetup {
   Replicas& replicas;
   const ActionTrace& trace;
   const StepPlan& plan;
-  const StepContext& context;
+  StepContext context;
   double loss_gradient = 0;
   std::set<int64_t> wanted;  ///< versions to keep for the caller
 };

@@ -45,8 +45,9 @@ fs::path message_file(const fs::path& folder, int64_t rank) {
     } catch (const parallel::CollectiveError& error) {
       say(error.what());
     } catch (const std::exception& error) {
-      say(error.what());
-      world.post_failure(error.what());
+      const std::string what = error.what();
+      say(what.substr(0, what.find("\nException raised from")));
+      world.post_failure(what);
     }
   } catch (const std::exception& error) {
     say(error.what());

@@ -7,9 +7,9 @@
 
 #include <fstream>
 
-#include "axial/parallel/collectives/exchange.h"
 #include "axial/testing/ranks/ranks.h"
 #include "axial/testing/temporary_folder/temporary_folder.h"
+#include "axial/train/testing/compare_runs.h"
 #include "axial/train/testing/tiny_run.h"
 
 namespace axial::train {
@@ -34,10 +34,11 @@ TrainOptions options_for(Precision precision) {
   return options;
 }
 
-struct Run {
-  std::vector<StepOutcome> outcomes;
-  TrainResult result;
-};
+using testing::compare_runs;
+using testing::Run;
+using testing::shared_folder;
+
+models::Model model_of_case() { return build_tiny(nlohmann::json{{"dropout", 0.0}}); }
 
 // Train in `folder`, over the ranks or (null) alone; stop with a signal to the last rank after `stop_after`.
 Run train(const std::filesystem::path& folder, const TrainOptions& options, Communicator* ranks, int64_t zero,
@@ -47,7 +48,7 @@ Run train(const std::filesystem::path& folder, const TrainOptions& options, Comm
   const RunFolder run_folder = first ? RunFolder(folder) : RunFolder::of_first_rank(folder);
   Run run;
   TrainerInputs inputs;
-  inputs.model = build_tiny(nlohmann::json{{"dropout", 0.0}});
+  inputs.model = model_of_case();
   inputs.training = &training;
   inputs.validation = &validation;
   inputs.tokenizer = {{"kind", "test"}};
@@ -66,57 +67,6 @@ Run train(const std::filesystem::path& folder, const TrainOptions& options, Comm
   return run;
 }
 
-double distance(const at::Tensor& a, const at::Tensor& b) {
-  if (a.numel() == 0) return 0;
-  const at::Tensor x = a.to(at::kDouble), y = b.to(at::kDouble);
-  return (x - y).abs().max().item<double>() / std::max(y.abs().max().item<double>(), 1e-30);
-}
-
-// Weights and moments of the newest checkpoints of two runs.
-void compare_checkpoints(const std::filesystem::path& a, const std::filesystem::path& b, double tolerance,
-                         Precision precision, const std::string& what) {
-  std::vector<models::Model> models;
-  for (const auto& folder : {a, b}) {
-    const CheckpointStore store(folder / kCheckpointsFolder);
-    const auto index = store.newest_good();
-    require(index && index->state.step == kSteps, what + ": no checkpoint of the last step");
-    models.push_back(build_tiny(nlohmann::json{{"dropout", 0.0}}));
-    models.back().parameters->materialize(at::kCPU, scalar_type_of(precision), 1);
-    load_parameters(*index, CheckpointParts::kEverything, *models.back().parameters);
-  }
-  for (size_t i = 0; i < models[0].parameters->rows().size(); ++i) {
-    const auto& x = *models[0].parameters->rows()[i];
-    const auto& y = *models[1].parameters->rows()[i];
-    require(distance(x.value, y.value) <= tolerance,
-            fmt::format("{}: weights of '{}' are {} off", what, x.spec.name, distance(x.value, y.value)));
-    require(x.companions.size() == y.companions.size(), what + ": other companions");
-    for (const auto& [part, tensor] : x.companions) {
-      const double off = distance(tensor, y.companions.at(part));
-      require(off <= tolerance, fmt::format("{}: {} of '{}' is {} off", what, part, x.spec.name, off));
-    }
-  }
-}
-
-void compare_runs(const Run& one, const Run& many, double tolerance, const std::string& what) {
-  require(one.outcomes.size() == many.outcomes.size(), what + ": another number of steps");
-  for (size_t i = 0; i < one.outcomes.size(); ++i) {
-    const StepOutcome &a = one.outcomes[i], &b = many.outcomes[i];
-    require(a.weight == b.weight && a.tokens == b.tokens, what + ": other rows");
-    require(std::abs(a.loss - b.loss) <= tolerance * a.loss,
-            fmt::format("{}: loss {} {}", what, a.loss, b.loss));
-    require(std::abs(a.grad_norm - b.grad_norm) <= tolerance * a.grad_norm,
-            fmt::format("{}: norm {} {}", what, a.grad_norm, b.grad_norm));
-  }
-  require(std::abs(*one.result.best_validation_loss - *many.result.best_validation_loss) <= tolerance,
-          what + ": validation");
-}
-
-std::filesystem::path shared_folder(World& world, Communicator& ranks, const std::string& name) {
-  const std::string mine =
-      std::filesystem::temp_directory_path() / fmt::format("axial_{}_{}", name, ::getpid());
-  return parallel::exchange(world.rank() == 0 ? mine : "", &ranks, parallel::all_axes(ranks.mesh()))[0];
-}
-
 void check_stages(World& world) {
   const auto ranks = world.make_communicator(
       parallel::Mesh({{"data", world.size()}, {"tensor", 1}}, world.size(), world.rank()));
@@ -133,7 +83,7 @@ void check_stages(World& world) {
       const Run many = train(folder, options, ranks.get(), zero);
       compare_runs(one, many, tolerance, what);
       if (precision == Precision::kFp64) {
-        compare_checkpoints(own / ("one_" + dtype), folder, tolerance, precision, what);
+        testing::compare_checkpoints(model_of_case, own / ("one_" + dtype), folder, kSteps, tolerance, what);
       }
       ranks->barrier({"data"});
       if (world.rank() == 0) std::filesystem::remove_all(folder);
@@ -162,7 +112,7 @@ void check_reshards(World& world) {
   require(three.result.signal == SIGTERM && three.result.step == 3, "a signal to one rank stops all");
   train(folder, options, ranks.get(), 1, 4);
   alone(-1);
-  compare_checkpoints(own / "whole", folder, 1e-9, Precision::kFp64, "1 -> 4 -> 4 -> 1");
+  testing::compare_checkpoints(model_of_case, own / "whole", folder, kSteps, 1e-9, "1 -> 4 -> 4 -> 1");
   ranks->barrier({"data"});
   if (world.rank() == 0) std::filesystem::remove_all(folder);
 }
@@ -185,7 +135,7 @@ void check_full_disk(World& world) {
   }
   ranks->barrier({"data"});
   const CheckpointStore store(checkpoints, {}, ranks.get());
-  models::Model model = build_tiny(nlohmann::json{{"dropout", 0.0}});
+  models::Model model = model_of_case();
   model.parameters->materialize(at::kCPU, at::kDouble, 1);
   RunState state;
   std::string said;

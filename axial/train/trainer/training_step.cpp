@@ -37,7 +37,9 @@ TrainingStep::TrainingStep(models::Model& model, const TrainOptions& options, at
       runner_(model.blocks_with("loss"), materialized(model, options, device, ranks), model.batch_names,
               ranks.communicator),
       optimizer_(options.optimizer, *model.parameters),
-      scaler_(options.loss_scale, options.precision == Precision::kFp16) {}
+      scaler_(options.loss_scale, options.precision == Precision::kFp16) {
+  runner_.set_sequence(ranks.sequence);
+}
 
 const parallel::StepPlan& TrainingStep::plan_for(int64_t num_micro_batches) {
   const auto it = plans_.find(num_micro_batches);

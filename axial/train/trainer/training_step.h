@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <vector>
 
 #include "axial/data/common/batch_source.h"
@@ -36,6 +37,7 @@ struct StepOutcome {
 struct TrainingRanks {
   parallel::Communicator* communicator = nullptr;  ///< outlives the step
   parallel::MeshOptions options;
+  std::optional<parallel::SequenceLayout> sequence;  ///< what each holds of a row; none: all of it
 };
 
 /// Owns the optimizer state of a model (whose parameters it places and materialises on `device`).
