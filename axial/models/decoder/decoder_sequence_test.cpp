@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "axial/models/decoder/decoder_case.h"
+#include "axial/parallel/communicator/recording.h"
 #include "axial/parallel/layout/sequence_layout.h"
 #include "axial/parallel/step/runner.h"
 #include "axial/testing/ranks/ranks.h"
@@ -23,13 +24,15 @@ using parallel::World;
 
 constexpr int64_t kLength = 13;
 
-std::vector<parallel::PackedRow> rows() {
+// Three records and padding; one record that goes on.
+std::vector<parallel::PackedRow> rows(int64_t length) {
   std::vector<parallel::PackedRow> rows(2);
-  for (int64_t i = 0; i < kLength; ++i) {
-    if (i < 10) rows[0].tokens.push_back((i * 5 + 3) % 13);  // then padding
+  for (int64_t i = 0; i < length; ++i) {
+    if (i < 10) rows[0].tokens.push_back((i * 5 + 3) % 13);
     rows[1].tokens.push_back((i * i + 1) % 13);
   }
-  rows[0].record_starts = {0, 3, 4};
+  rows[0].record_starts = {0};
+  if (length > 4) rows[0].record_starts = {0, 3, 4};
   rows[1].record_starts = {0};
   rows[1].next_token = 7;
   rows[1].sample_id = 1;
@@ -74,18 +77,20 @@ using Mistake = std::function<void(NamedTensors&)>;
 
 struct Party {
   std::unique_ptr<Communicator> ranks;
+  int64_t length;
   SequenceLayout layout;
-  Party(World& world, int64_t ring, int64_t ulysses)
+  Party(World& world, int64_t ring, int64_t ulysses, int64_t row_length = kLength)
       : ranks(world.make_communicator(
             parallel::Mesh({{"data", 1}, {"pipe", 1}, {"ring", ring}, {"ulysses", ulysses}, {"tensor", 1}},
                            world.size(), world.rank()))),
-        layout(SequenceLayout::over(ranks->mesh(), kLength)) {}
+        length(row_length),
+        layout(SequenceLayout::over(ranks->mesh(), length)) {}
 
   double compare(const nlohmann::json& settings, const Mistake& mistake = {},
                  const std::function<double(const NamedTensors&)>& loss_gradient = {}) {
-    const NamedTensors whole = SequenceLayout::whole(kLength).make_batch(rows(), 0);
-    const double weight = static_cast<double>(parallel::count_labels(rows()));
-    NamedTensors batch = layout.make_batch(rows(), 0);
+    const NamedTensors whole = SequenceLayout::whole(length).make_batch(rows(length), 0);
+    const double weight = static_cast<double>(parallel::count_labels(rows(length)));
+    NamedTensors batch = layout.make_batch(rows(length), 0);
     if (mistake) mistake(batch);
     const double seed = loss_gradient ? loss_gradient(batch) : 1 / weight;
     return difference(take_step(settings, batch, &layout, ranks.get(), seed),
@@ -93,8 +98,8 @@ struct Party {
   }
 };
 
-void check_all(World& world, int64_t ring, int64_t ulysses) {
-  Party party(world, ring, ulysses);
+void check_all(World& world, int64_t ring, int64_t ulysses, int64_t length = kLength) {
+  Party party(world, ring, ulysses, length);
   for (const testing::DecoderCase& c : testing::decoder_cases()) {
     const double worst = party.compare(c.settings);
     require(worst <= 1e-9, fmt::format("{}: off by {}", c.name, worst));
@@ -114,9 +119,37 @@ TEST(DecoderSequence, RingTimesUlyssesIsOne) {
   EXPECT_EQ(failures(run_ranks(4, [](World& world) { check_all(world, 2, 2); })), "");
 }
 
-// More ranks than some rows have positions to give; odd pieces everywhere.
 TEST(DecoderSequence, ThreeRanksAreOne) {
-  EXPECT_EQ(failures(run_ranks(3, [](World& world) { check_all(world, 3, 1); })), "");
+  EXPECT_EQ(failures(run_ranks(3,
+                               [](World& world) {
+                                 check_all(world, 3, 1);
+                                 check_all(world, 3, 1, 2);  // a rank without positions
+                                 check_all(world, 1, 3, 2);
+                               })),
+            "");
+}
+
+// The planner's step: no peers, no data, the shapes of a rank.
+TEST(DecoderSequence, PlansOnMeta) {
+  for (const testing::DecoderCase& c : testing::decoder_cases()) {
+    const parallel::Mesh mesh({{"data", 1}, {"ring", 2}, {"ulysses", 2}}, 4, 3);
+    Communicator ranks(mesh, parallel::make_recording_transport(), nullptr, {});
+    const SequenceLayout layout = SequenceLayout::over(mesh, kLength);
+    NamedTensors batch = layout.make_batch(rows(kLength), 0);
+    for (auto& [name, tensor] : batch) tensor = tensor.to(at::kMeta);
+    Model model = all_models().at("decoder").build(c.settings);
+    parallel::partition_parameters(*model.parameters, mesh, 0);
+    model.parameters->materialize(at::kMeta, at::kBFloat16, 11);
+    parallel::StepRunner runner(model.blocks_with("loss"), *model.parameters, model.batch_names, &ranks);
+    parallel::StepContext context{root_key(5), true, nullptr};
+    context.sequence = &layout;
+    runner.train(parallel::write_training_step(static_cast<int64_t>(runner.blocks().size()), 1, {}), {batch},
+                 context, 1.0);
+    for (const auto& row : model.parameters->rows()) EXPECT_TRUE(row->grad.is_meta()) << row->spec.name;
+    const int64_t layers = 2;
+    EXPECT_EQ(ranks.traffic().at({"ring", "send"}).calls, 3 * layers) << c.name;
+    EXPECT_EQ(ranks.traffic().at({"ulysses", "all_to_all"}).calls, 6 * layers) << c.name;
+  }
 }
 
 void shift_labels_after_the_cut(NamedTensors& batch) {

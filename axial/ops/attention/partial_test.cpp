@@ -123,9 +123,9 @@ TEST(AttentionPartial, ErrorDoesNotGrowWithTheNumberOfPieces) {
 
 // Of sums that are rounded to fp16 after every merge it does: what the limit above is there to catch.
 TEST(AttentionPartial, RoundedSumsWouldBeCaught) {
-  const at::NoGradGuard no_grad;
   const Inputs in = make(at::kBFloat16);
   const Tensor exact = whole(in, at::kDouble).out;
+  const at::NoGradGuard no_grad;
   const auto error = [&](int64_t pieces) {
     const AttentionPartial sum = empty_partial(in.q);
     const int64_t n = kKeys / pieces;

@@ -3,18 +3,12 @@
 #include "axial/parallel/sequence_attention/heads.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <numeric>
-
-#include "axial/ops/common/kernel_call.h"
 
 namespace axial::parallel::detail {
 
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 constexpr int64_t kHeadDim = 3;  // of [2, B, L, G, D]
 
@@ -38,34 +32,10 @@ std::vector<int64_t> kv_heads_of(int64_t begin, int64_t end, int64_t group) {
   return once;
 }
 
-// Heads by their numbers, repeated ones too; backward sums the copies in the dtype of sums.
-struct PickHeads : torch::autograd::Function<PickHeads> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& kv, const std::vector<int64_t>& picked) {
-    ctx->saved_data["picked"] = picked;
-    ctx->saved_data["heads"] = kv.size(kHeadDim);
-    std::vector<at::Tensor> parts;
-    for (const int64_t head : picked) parts.push_back(kv.narrow(kHeadDim, head, 1));
-    return at::cat(parts, kHeadDim);
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    if (!grads[0].defined()) return {at::Tensor(), at::Tensor()};
-    const std::vector<int64_t> picked = ctx->saved_data["picked"].toIntVector();
-    std::vector<int64_t> shape = grads[0].sizes().vec();
-    shape[kHeadDim] = ctx->saved_data["heads"].toInt();
-    const at::ScalarType dtype = grads[0].scalar_type();
-    const at::Tensor sum = at::zeros(shape, grads[0].options().dtype(ops::accumulate_type(dtype)));
-    for (size_t i = 0; i < picked.size(); ++i) {
-      sum.narrow(kHeadDim, picked[i], 1).add_(grads[0].narrow(kHeadDim, static_cast<int64_t>(i), 1));
-    }
-    return {sum.to(dtype), at::Tensor()};
-  }
-};
-
 }  // namespace
 
 HeadExchange::HeadExchange(int64_t heads, int64_t kv_heads, Sizes positions, Communicator* ranks)
-    : positions_(std::move(positions)), ranks_(ranks) {
+    : positions_(std::move(positions)), num_kv_heads_(kv_heads), ranks_(ranks) {
   const auto n = static_cast<int64_t>(positions_.size());
   heads_ = even_sizes(heads, n);
   if (n > 1) rank_ = ranks_->mesh().coordinate("ulysses");
@@ -88,8 +58,29 @@ at::Tensor HeadExchange::to_heads(const at::Tensor& q) const {
 
 at::Tensor HeadExchange::keys_to_heads(const at::Tensor& kv) const {
   if (positions_.size() == 1) return kv;
-  const at::Tensor sent = kv_in_place_ ? kv : PickHeads::apply(kv, kv_heads_);
+  at::Tensor sent = kv;
+  if (!kv_in_place_) {
+    std::vector<at::Tensor> picked;
+    for (const int64_t head : kv_heads_) picked.push_back(kv.narrow(kHeadDim, head, 1));
+    sent = at::cat(picked, kHeadDim);
+  }
   return all_to_all(sent, kHeadDim, 2, ranks_, axes(), kv_sizes_, positions_);
+}
+
+at::Tensor HeadExchange::key_sums_to_positions(const at::Tensor& dkv, at::ScalarType dtype) const {
+  if (positions_.size() == 1 || kv_in_place_) {
+    const at::Tensor rounded = dkv.to(dtype);
+    if (positions_.size() == 1) return rounded;
+    return all_to_all(rounded, 2, kHeadDim, ranks_, axes(), positions_, kv_sizes_);
+  }
+  const at::Tensor shares = all_to_all(dkv, 2, kHeadDim, ranks_, axes(), positions_, kv_sizes_);
+  std::vector<int64_t> shape = shares.sizes().vec();
+  shape[kHeadDim] = num_kv_heads_;
+  const at::Tensor sum = at::zeros(shape, shares.options());
+  for (size_t i = 0; i < kv_heads_.size(); ++i) {
+    sum.narrow(kHeadDim, kv_heads_[i], 1).add_(shares.narrow(kHeadDim, static_cast<int64_t>(i), 1));
+  }
+  return sum.to(dtype);
 }
 
 at::Tensor HeadExchange::bias_to_heads(const at::Tensor& bias) const {

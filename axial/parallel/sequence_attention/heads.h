@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ulysses axis: a rank that held some positions of all heads gets all positions of some heads, and back.
-// Called by sequence_attention.cpp; differentiable; one rank passes everything through.
+// Called by sequence_attention.cpp and ring.cpp; differentiable where not said otherwise; one rank passes
+// everything through.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,9 +22,11 @@ class HeadExchange {
 
   /// [B, L, H, D] of this rank's positions and all heads -> [B, all positions, own heads, D].
   at::Tensor to_heads(const at::Tensor& q) const;
-  /// [2, B, L, G, D] -> [2, B, all positions, own key/value heads, D]. Shares of a head's gradient that come
-  /// from several ranks are summed in fp32 (fp64 for fp64).
+  /// [2, B, L, G, D] -> [2, B, all positions, own key/value heads, D].
   at::Tensor keys_to_heads(const at::Tensor& kv) const;
+  /// Gradients of those, in the dtype of sums, back to positions, in `dtype`: shares of a head that several
+  /// ranks use travel and add up before they are rounded. No autograd.
+  at::Tensor key_sums_to_positions(const at::Tensor& dkv, at::ScalarType dtype) const;
   /// [B or 1, H or 1, L, N] -> [.., own heads or 1, all positions, N].
   at::Tensor bias_to_heads(const at::Tensor& bias) const;
   /// [H] -> own heads.
@@ -31,10 +34,14 @@ class HeadExchange {
   /// The way back of to_heads.
   at::Tensor to_positions(const at::Tensor& out) const;
 
+  /// Every rank has heads, and no key/value head goes to two: autograd's way back of keys_to_heads is exact.
+  bool parts_all_heads() const { return kv_in_place_ && heads_.back() > 0; }
+
  private:
   Sizes positions_, heads_, kv_sizes_;
   std::vector<int64_t> kv_heads_;  // key/value heads in the order in which they are sent
   bool kv_in_place_ = true;        // they are all heads, in their order
+  int64_t num_kv_heads_;
   int64_t rank_ = 0;
   Communicator* ranks_;
 };

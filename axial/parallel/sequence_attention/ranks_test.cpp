@@ -74,22 +74,26 @@ void check_rounding(at::ScalarType dtype, Party& party) {
   const SequenceResults one = testing::rank_attention(w, SequenceLayout::whole(c.length), 0, nullptr);
   const SequenceLayout layout = SequenceLayout::over(party.ranks->mesh(), c.length);
   const SequenceResults mine = testing::rank_attention(w, layout, party.rank, party.ranks.get());
-  const auto worst = [](const at::Tensor& got, const at::Tensor& truth) {
-    return (got.to(at::kDouble) - truth).abs().max();
-  };
   const auto check = [&](const at::Tensor& got, const at::Tensor& alone, const at::Tensor& truth,
-                         const char* what) {
-    const at::Tensor part = layout.dim().select(truth, 1, party.rank);
-    const double error =
-        party.ranks->all_reduce(worst(got, part), {"ring", "ulysses"}, ReduceOp::kMax).item<double>();
-    const double limit = 2 * worst(alone, truth).item<double>() +
+                         const char* what, double most) {
+    const Axes axes{"ring", "ulysses"};
+    const at::Tensor off = (got.to(at::kDouble) - layout.dim().select(truth, 1, party.rank)).abs();
+    const at::Tensor off_alone = (alone.to(at::kDouble) - truth).abs();
+    const double worst = party.ranks->all_reduce(off.max(), axes, ReduceOp::kMax).item<double>();
+    const double limit = 2 * off_alone.max().item<double>() +
                          axial::testing::rounding(dtype) * truth.abs().max().item<double>();
-    require(error <= limit, fmt::format("{} {}: error {}, expected at most {}", c.name, what, error, limit));
+    require(worst <= limit, fmt::format("{} {}: error {}, expected at most {}", c.name, what, worst, limit));
+    // Sums of fp32 are rounded once, as those of one rank; rounded ones would add up over the ranks. dQ and
+    // dK know the output after its rounding, one rank of few keys before it: 2.1 times, for any number of
+    // ranks.
+    const double square = party.ranks->all_reduce(off.square().sum(), axes, ReduceOp::kSum).item<double>();
+    const double ratio = std::sqrt(square / off_alone.square().sum().item<double>());
+    require(ratio <= most, fmt::format("{} {}: {} times the error of one rank", c.name, what, ratio));
   };
-  check(mine.out, one.out, exact.out, "out");
-  check(mine.grads[0], one.grads[0], exact.grads[0], "dq");
-  check(mine.grads[1], one.grads[1], exact.grads[1], "dk");
-  check(mine.grads[2], one.grads[2], exact.grads[2], "dv");
+  check(mine.out, one.out, exact.out, "out", 1.1);
+  check(mine.grads[0], one.grads[0], exact.grads[0], "dq", 2.5);
+  check(mine.grads[1], one.grads[1], exact.grads[1], "dk", 2.5);
+  check(mine.grads[2], one.grads[2], exact.grads[2], "dv", 1.1);
 }
 
 // What a real step sends: the numbers of SequenceAttention.SendsTheBytesOfTheFormula.

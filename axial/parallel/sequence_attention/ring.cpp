@@ -192,18 +192,21 @@ struct RingAttention : torch::autograd::Function<RingAttention> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& kv,
                             const std::optional<at::Tensor>& bias, const RingCall& call) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    const ops::AttentionPartial sum = forward_ring(q, kv, bias.value_or(at::Tensor()), call);
+    const at::Tensor blocks = call.heads.keys_to_heads(kv);
+    const ops::AttentionPartial sum = forward_ring(q, blocks, bias.value_or(at::Tensor()), call);
     const at::Tensor out = sum.out.to(q.scalar_type());
-    ctx->save_for_backward({q, kv, bias.value_or(at::Tensor()), out, sum.statistics});
+    ctx->save_for_backward({q, blocks, bias.value_or(at::Tensor()), out, sum.statistics});
     ctx->saved_data["call"] = at::IValue::make_capsule(c10::make_intrusive<HeldCall>(call));
     return out;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
-    ops::refuse_second_order(kOp, {grads[0], saved[0], saved[1], saved[2]});
-    const auto held = c10::dynamic_intrusive_pointer_cast<HeldCall>(ctx->saved_data["call"].toCapsule());
     const at::Tensor &q = saved[0], &kv = saved[1], &bias = saved[2];
+    // Exchanged keys and values have no graph: what was exchanged has.
+    ops::refuse_second_order(kOp,
+                             {grads[0], q, bias, kv.detach().set_requires_grad(ctx->needs_input_grad(1))});
+    const auto held = c10::dynamic_intrusive_pointer_cast<HeldCall>(ctx->saved_data["call"].toCapsule());
     const ops::AttentionPartial merged{saved[3], saved[4]};
     const at::Tensor grad = grads[0].defined() ? grads[0] : at::zeros_like(saved[3]);
     BackwardRing ring(held->call, grad, merged, q, kv, bias, bias.defined() && ctx->needs_input_grad(2));
@@ -211,7 +214,8 @@ struct RingAttention : torch::autograd::Function<RingAttention> {
     const auto rounded = [](const at::Tensor& sum, const at::Tensor& like) {
       return sum.defined() ? sum.to(like.scalar_type()) : at::Tensor();
     };
-    return {rounded(sums.dq, q), rounded(sums.dkv, kv), rounded(sums.dbias, bias), at::Tensor()};
+    const at::Tensor dkv = held->call.heads.key_sums_to_positions(sums.dkv, kv.scalar_type());
+    return {rounded(sums.dq, q), dkv, rounded(sums.dbias, bias), at::Tensor()};
   }
 };
 

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "axial/parallel/communicator/communicator.h"
+#include "axial/parallel/sequence_attention/heads.h"
 #include "axial/parallel/sequence_attention/pieces.h"
 
 namespace axial::parallel::detail {
@@ -16,12 +17,15 @@ namespace axial::parallel::detail {
 /// What forward and backward share.
 struct RingCall {
   Sight sight;
+  HeadExchange heads;
   double scale = 1;
   Communicator* ranks = nullptr;  ///< of more than one ring rank; null: one
 };
 
-/// q [B, L, H, D] and kv [2, B, L, G, D] of this ring rank, bias [B or 1, H or 1, L, N] -> [B, L, H, D].
-/// Collective. H = 0 is fine. First order only.
+/// Of this ring rank, L positions, H own heads of one ulysses rank: q [B, L, H, D], bias [B or 1, H or 1, L,
+/// N]
+/// -> [B, L, H, D]. Keys and values come before their exchange, of this rank's positions and all heads, kv
+/// [2, B, .., G, D]: so that their gradients are rounded once. Collective; H = 0 is fine. First order only.
 at::Tensor ring_attention(const at::Tensor& q, const at::Tensor& kv, const std::optional<at::Tensor>& bias,
                           RingCall call);
 

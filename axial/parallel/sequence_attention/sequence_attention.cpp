@@ -136,18 +136,18 @@ at::Tensor sequence_attention(const at::Tensor& q, const at::Tensor& k, const at
                       options.mask_columns, options.query_block, options.key_block};
   if (options.alibi_slopes) sight.alibi_slopes = heads.own_heads(*options.alibi_slopes);
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(2))));
-  const detail::RingCall call{std::move(sight), scale, context.ranks};
+  const detail::RingCall call{std::move(sight), heads, scale, context.ranks};
   const auto by_row = [&](const at::Tensor& t) { return t.unflatten(0, {rows, positions}); };
 
   std::optional<at::Tensor> bias;
   if (options.bias) bias = heads.bias_to_heads(*options.bias);
   const at::Tensor queries = heads.to_heads(by_row(q));
   if (ring * ulysses == 1) return attend_whole(queries, by_row(k), by_row(v), bias, call).flatten(0, 1);
-  const at::Tensor kv = heads.keys_to_heads(at::stack({by_row(k), by_row(v)}));
-  if (ring > 1 || queries.size(2) == 0) {
+  const at::Tensor kv = at::stack({by_row(k), by_row(v)});
+  if (ring > 1 || !heads.parts_all_heads()) {
     return heads.to_positions(detail::ring_attention(queries, kv, bias, call)).flatten(0, 1);
   }
-  const std::vector<at::Tensor> parts = kv.unbind(0);
+  const std::vector<at::Tensor> parts = heads.keys_to_heads(kv).unbind(0);
   return heads.to_positions(attend_whole(queries, parts[0], parts[1], bias, call)).flatten(0, 1);
 }
 

@@ -45,7 +45,8 @@ struct SequenceAttentionOptions {
 /// Ulysses (Jacobs et al., 2023), u ranks: q, k, v and the result go through an all-to-all each way; heads
 /// are parted as evenly as they can be, a rank gets the key/value heads that its query heads use (heads used
 /// by several ranks are sent to each; where a rank's heads do not fall evenly on them, one per query head).
-/// Sends per rank (u - 1) / u of q, k, v and out, the same backward.
+/// Sends per rank (u - 1) / u of q, k, v and out, the same backward (heads that are sent twice: dK and dV in
+/// fp32).
 /// Ring (Liu et al., 2023; zigzag as in ring-flash-attention), r ranks: blocks of K and V are passed on while
 /// the piece at hand is computed. Sends per rank, for ring ranks of equal length, r - 1 times 2 B L_r G D
 /// elements in the dtype of q; backward r - 1 times these and as many in fp32 (fp64): the own share of dK and

@@ -84,12 +84,14 @@ struct MetaCall {
 };
 
 MetaCall call_on_meta(Plan& plan, int64_t rows, int64_t heads, int64_t groups, int64_t width,
-                      at::ScalarType dtype, const SequenceAttentionOptions& options = {}) {
+                      at::ScalarType dtype, const SequenceAttentionOptions& options = {},
+                      bool wants_dq = true) {
   const auto leaf = [&](int64_t h) {
     return at::empty({rows * plan.layout.local_length(), h, width}, at::device(at::kMeta).dtype(dtype))
         .requires_grad_();
   };
   MetaCall call{leaf(heads), leaf(groups), leaf(groups), {}};
+  call.q.set_requires_grad(wants_dq);
   const int64_t attended = plan.layout.ring().local_size(plan.layout.ring_rank());
   StepContext context;
   context.ranks = &plan.ranks;
@@ -137,6 +139,10 @@ TEST(SequenceAttention, RefusesSecondOrder) {
     Plan plan(ring, ulysses, 0, 12);
     const MetaCall call = call_on_meta(plan, 1, 2, 2, 4, at::kDouble);
     EXPECT_THROW(torch::autograd::grad({call.out}, {call.q}, {at::empty_like(call.out)}, std::nullopt, true),
+                 c10::Error);
+    const MetaCall keys_alone = call_on_meta(plan, 1, 2, 1, 4, at::kDouble, {}, false);
+    EXPECT_THROW(torch::autograd::grad({keys_alone.out}, {keys_alone.k}, {at::empty_like(call.out)},
+                                       std::nullopt, true),
                  c10::Error);
   }
 }
