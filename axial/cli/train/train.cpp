@@ -16,6 +16,7 @@
 #include "axial/core/text/table.h"
 #include "axial/core/text/text.h"
 #include "axial/optim/schedule/schedule.h"
+#include "axial/train/profile/action_trace.h"
 #include "axial/train/profile/op_profile.h"
 #include "axial/train/recipe/run_recipe.h"
 #include "axial/train/run_folder/run_folder.h"
@@ -36,6 +37,7 @@ struct Arguments {
   bool overwrite = false;
   bool keys = false;
   int64_t profile = 0;
+  int64_t trace = 0;
   RanksArguments ranks;
 };
 
@@ -65,6 +67,35 @@ class StepProfile {
   int64_t done_ = 0;
   std::unique_ptr<train::OpProfile> profile_;
   std::string text_;
+};
+
+// Records the actions of steps, once the first ones have warmed everything up.
+class StepTrace {
+ public:
+  StepTrace(int64_t steps, std::filesystem::path folder) : steps_(steps), folder_(std::move(folder)) {}
+
+  void after_step(train::Trainer& trainer) {
+    if (steps_ <= 0) return;
+    done_ += 1;
+    const int64_t rank = trainer.runner().communicator().mesh().rank();
+    if (done_ == kWarmUp) trace_ = std::make_unique<train::ActionTraceFile>(trainer.runner(), rank);
+    if (done_ != kWarmUp + steps_) return;
+    trace_->write(folder_ / fmt::format("trace_rank{}.json", rank));
+    trace_.reset();
+  }
+
+  void finish() const {
+    if (trace_ || (steps_ > 0 && done_ < kWarmUp)) {
+      log()->warn("no trace: the run ended before step {} of it", kWarmUp + steps_);
+    }
+  }
+
+ private:
+  static constexpr int64_t kWarmUp = 2;
+  int64_t steps_ = 0;
+  std::filesystem::path folder_;
+  int64_t done_ = 0;
+  std::unique_ptr<train::ActionTraceFile> trace_;
 };
 
 // The recipe of the run that the folder holds already, when it is the same run; throws when it is another.
@@ -175,7 +206,12 @@ int train_on(parallel::World& world, const Arguments& arguments) {
   inputs.title = arguments.out.filename().string();
 
   StepProfile profile(arguments.profile);
-  inputs.on_step = [&profile](int64_t, const train::StepOutcome&) { profile.after_step(); };
+  StepTrace trace(arguments.trace, arguments.out);
+  train::Trainer* running = nullptr;
+  inputs.on_step = [&](int64_t, const train::StepOutcome&) {
+    profile.after_step();
+    trace.after_step(*running);
+  };
   inputs.ranks = {ranks.get(), recipe.parallel, sequence};
   std::optional<RunFolder> folder;
   std::optional<RunRecipe> before;
@@ -185,6 +221,7 @@ int train_on(parallel::World& world, const Arguments& arguments) {
     if (first && !arguments.overwrite) before = same_run_in(folder->path(), recipe);  // now under the lock
   });
   train::Trainer trainer(std::move(inputs), recipe.train, *folder);
+  running = &trainer;
   world.first_alone([&] {
     if (first && arguments.overwrite) folder->erase_run();  // now that the new run is there in memory
   });
@@ -195,6 +232,7 @@ int train_on(parallel::World& world, const Arguments& arguments) {
   std::fflush(stdout);
   const TrainResult result = trainer.run();
   profile.print();
+  trace.finish();
   print_summary(result, trainer.model(), folder->path() / "loss.svg");
   if (result.signal == 0) return 0;
   log()->warn("stopped by signal {} after step {}; the same command goes on", result.signal, result.step);
@@ -230,6 +268,11 @@ void register_train(CommandRegistry& registry) {
         .add_option("--profile", arguments->profile,
                     "measure N steps, validation between them included, and print where the time goes, by op")
         ->check(CLI::Range(0, 1'000'000));
+    command
+        .add_option(
+            "--trace", arguments->trace,
+            "write the actions of N steps to trace_rank*.json in the run folder, for chrome://tracing")
+        ->check(CLI::Range(0, 10'000));
     command.add_flag("--keys", arguments->keys, "list every key of a recipe with its default and meaning");
     command.footer(
         "Examples:\n"

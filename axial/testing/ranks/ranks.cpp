@@ -38,8 +38,8 @@ fs::path message_file(const fs::path& folder, int64_t rank) {
     code = 1;
   };
   try {
-    auto world = parallel::World::from_file(folder / "store", rank, size,
-                                            {options.collective_timeout, options.compare_calls});
+    auto world = parallel::World::from_environment({options.collective_timeout, options.compare_calls});
+    require(world.rank() == rank && world.size() == size, "another world than the test asked for");
     try {
       body(world);
     } catch (const parallel::CollectiveError& error) {
@@ -56,19 +56,43 @@ fs::path message_file(const fs::path& folder, int64_t rank) {
   _exit(code);  // no destructors of a test that was left in its middle
 }
 
-pid_t start(int64_t rank, const fs::path& folder) {
+// What torchrun would set, beside this process's own variables.
+std::vector<std::string> environment_of(int64_t rank, int64_t size, const fs::path& folder, uint16_t port) {
+  std::vector<std::string> out;
+  for (char** entry = environ; *entry != nullptr; ++entry) out.emplace_back(*entry);
+  const std::string place = std::to_string(rank), count = std::to_string(size);
+  for (const std::string& text :
+       {std::string(kRank) + "=" + place, std::string(kFolder) + "=" + folder.string(), "RANK=" + place,
+        "LOCAL_RANK=" + place, "WORLD_SIZE=" + count, "LOCAL_WORLD_SIZE=" + count,
+        std::string("MASTER_ADDR=127.0.0.1"), "MASTER_PORT=" + std::to_string(port),
+        std::string("TORCHELASTIC_USE_AGENT_STORE=True"), std::string("OMP_NUM_THREADS=1")}) {
+    const std::string name = text.substr(0, text.find('=') + 1);
+    std::erase_if(out, [&](const std::string& entry) { return entry.starts_with(name); });
+    out.push_back(text);
+  }
+  return out;
+}
+
+std::vector<char*> pointers(std::vector<std::string>& texts) {
+  std::vector<char*> out;
+  for (std::string& text : texts) out.push_back(text.data());
+  out.push_back(nullptr);
+  return out;
+}
+
+pid_t start(int64_t rank, int64_t size, const fs::path& folder, uint16_t port) {
   const ::testing::TestInfo* test = ::testing::UnitTest::GetInstance()->current_test_info();
-  const std::string filter = std::string("--gtest_filter=") + test->test_suite_name() + "." + test->name();
-  const std::string program = fs::read_symlink("/proc/self/exe").string();
+  std::vector<std::string> arguments{
+      fs::read_symlink("/proc/self/exe").string(),
+      std::string("--gtest_filter=") + test->test_suite_name() + "." + test->name()};
+  std::vector<std::string> environment = environment_of(rank, size, folder, port);
+  const std::vector<char*> argv = pointers(arguments), envp = pointers(environment);
   const std::string output = (folder / ("rank" + std::to_string(rank) + ".log")).string();
   const pid_t pid = fork();
   if (pid != 0) return pid;
-  setenv(kRank, std::to_string(rank).c_str(), 1);
-  setenv(kFolder, folder.c_str(), 1);
-  setenv("OMP_NUM_THREADS", "1", 1);
   const int file = open(output.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
   dup2(file, STDOUT_FILENO);
-  execl(program.c_str(), program.c_str(), filter.c_str(), static_cast<char*>(nullptr));
+  execve("/proc/self/exe", argv.data(), envp.data());
   _exit(127);
 }
 
@@ -90,8 +114,9 @@ std::vector<RankOutcome> run_ranks(int64_t size, const std::function<void(parall
   if (const char* rank = std::getenv(kRank))
     be_rank(std::atoll(rank), size, std::getenv(kFolder), body, options);
   const TemporaryFolder folder;
+  const parallel::StoreHost store;  // here, so that it outlasts any rank
   std::vector<pid_t> pids;
-  for (int64_t rank = 0; rank < size; ++rank) pids.push_back(start(rank, folder.path()));
+  for (int64_t rank = 0; rank < size; ++rank) pids.push_back(start(rank, size, folder.path(), store.port()));
   std::vector<RankOutcome> outcomes(static_cast<size_t>(size));
   std::vector<bool> done(static_cast<size_t>(size), false);
   const Clock::time_point end = Clock::now() + options.limit;

@@ -27,7 +27,7 @@ struct RanksOptions {
   bool compare_calls = true;
 };
 
-/// Run `body` on `size` ranks that meet in a file, one thread each, and wait for all. Call it at most once
+/// Run `body` on `size` ranks, one thread each, and wait for all. Call it at most once
 /// per test, from the test's body, before anything that matters: in the child processes it does not return.
 std::vector<RankOutcome> run_ranks(int64_t size, const std::function<void(parallel::World&)>& body,
                                    const RanksOptions& options = {});

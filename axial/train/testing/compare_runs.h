@@ -14,10 +14,14 @@
 #include <vector>
 
 #include "axial/parallel/collectives/exchange.h"
-#include "axial/testing/ranks/ranks.h"
+#include "axial/parallel/communicator/world.h"
 #include "axial/train/trainer/trainer.h"
 
 namespace axial::train::testing {
+
+inline void require(bool ok, const std::string& text) {
+  if (!ok) throw Error(text);
+}
 
 struct Run {
   std::vector<StepOutcome> outcomes;
@@ -50,14 +54,13 @@ inline double compare_checkpoints(const std::function<models::Model()>& build,
   const auto compare = [&](const at::Tensor& y, const at::Tensor& x, const std::string& part) {
     const double off = distance(x, y);
     worst = std::max(worst, off);
-    axial::testing::require(off <= tolerance,
-                            fmt::format("{}: {} is {} off at step {}", what, part, off, step));
+    require(off <= tolerance, fmt::format("{}: {} is {} off at step {}", what, part, off, step));
   };
   for (size_t i = 0; i < models[0].parameters->rows().size(); ++i) {
     const auto& y = *models[0].parameters->rows()[i];
     const auto& x = *models[1].parameters->rows()[i];
     compare(y.value, x.value, y.spec.name);
-    axial::testing::require(x.companions.size() == y.companions.size(), what + ": other companions");
+    require(x.companions.size() == y.companions.size(), what + ": other companions");
     for (const auto& [part, tensor] : y.companions) {
       compare(tensor, x.companions.at(part), part + " of " + y.spec.name);
     }
@@ -67,7 +70,6 @@ inline double compare_checkpoints(const std::function<models::Model()>& build,
 
 /// Losses, norms, weights and tokens of all steps, and the validation loss; returns the largest difference.
 inline double compare_runs(const Run& one, const Run& many, double tolerance, const std::string& what) {
-  using axial::testing::require;
   require(one.outcomes.size() == many.outcomes.size(), what + ": another number of steps");
   double worst = 0;
   const auto compare = [&](double expected, double got, const char* name) {

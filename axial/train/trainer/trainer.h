@@ -82,6 +82,7 @@ class Trainer {
   TrainResult run();
 
   models::Model& model() { return inputs_.model; }
+  parallel::StepRunner& runner() { return step_.runner(); }
   const RunState& state() const { return state_; }
 
  private:

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training over processes of this machine: the curve of one rank on any mesh, by --ranks and by torchrun; ranks
+that die or hang are named, none is left over, and the last checkpoint goes on."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from random_genes import write_genes
+
+STEPS = 6
+
+
+def options(**settings) -> list[str]:
+    known = {
+        "train.steps": STEPS,
+        "train.checkpoint_every": 2,
+        "train.validate_every": 3,
+        "train.log_every": 1,
+        "train.threads": 1,
+        "train.precision": "fp64",
+    }
+    known.update({key.replace("__", "."): value for key, value in settings.items()})
+    return [word for key, value in known.items() for word in ("--set", f"{key}={value}")]
+
+
+def command(program, recipe, genes, run, *more, **settings) -> list[str]:
+    return [
+        str(program), "train", str(recipe), "--data", str(genes), "--out", str(run), *options(**settings),
+        *map(str, more),
+    ]  # fmt: skip
+
+
+def losses(run: pathlib.Path) -> list[tuple[str, int, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(row["kind"], row["step"], row["loss"]) for row in rows]
+
+
+def assert_same_curve(one: pathlib.Path, many: pathlib.Path):
+    expected, got = losses(one), losses(many)
+    assert [row[:2] for row in got] == [row[:2] for row in expected]
+    assert [row[2] for row in got] == pytest.approx([row[2] for row in expected], rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def genes(tmp_path_factory) -> pathlib.Path:
+    return write_genes(tmp_path_factory.mktemp("genes") / "genes.fasta")
+
+
+@pytest.fixture(scope="module")
+def one_rank(axial_program, test_recipe, genes, tmp_path_factory) -> pathlib.Path:
+    run = tmp_path_factory.mktemp("one") / "run"
+    subprocess.run(command(axial_program, test_recipe, genes, run), check=True, capture_output=True)
+    return run
+
+
+@pytest.mark.parametrize(
+    "ranks,mesh",
+    [
+        (2, {"parallel__zero": 3}),
+        (2, {"parallel__ring": 2}),
+        (4, {"parallel__tensor": 2, "parallel__sequence_regions": "true", "parallel__zero": 1}),
+        (4, {"parallel__ulysses": 2, "train__recompute_group": 2}),
+    ],
+)
+def test_any_mesh_trains_as_one_rank(axial_program, test_recipe, genes, one_rank, tmp_path, ranks, mesh):
+    run = tmp_path / "run"
+    done = subprocess.run(
+        command(axial_program, test_recipe, genes, run, "--ranks", ranks, **mesh),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("checkpoint:") == 1, "only the first rank tells"
+    assert_same_curve(one_rank, run)
+
+
+def test_torchrun_starts_it_too(axial_program, test_recipe, genes, one_rank, tmp_path):
+    torchrun = shutil.which("torchrun", path=pathlib.Path(sys.executable).parent)
+    if torchrun is None:
+        pytest.skip("torchrun is not beside this Python")
+    run = tmp_path / "run"
+    arguments = [torchrun, "--standalone", "--no-python", "--nproc-per-node", "2"]
+    arguments += command(axial_program, test_recipe, genes, run, parallel__zero=2)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_curve(one_rank, run)
+
+
+def processes_of(run: pathlib.Path) -> dict[int, int]:
+    """Rank -> pid of the processes that train in this folder."""
+    found = {}
+    for folder in pathlib.Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            if str(run).encode() not in (folder / "cmdline").read_bytes():
+                continue
+            variables = dict(
+                entry.split(b"=", 1)
+                for entry in (folder / "environ").read_bytes().split(b"\0")
+                if b"=" in entry
+            )
+        except (OSError, ValueError):
+            continue
+        found[int(variables.get(b"RANK", b"-1"))] = int(folder.name)
+    return found
+
+
+@pytest.mark.parametrize(
+    "ranks,victim,sign,said",
+    [
+        (3, 0, signal.SIGKILL, "rank 0 was killed by signal 9"),
+        (3, 2, signal.SIGKILL, "rank 2 was killed by signal 9"),
+        (2, 1, signal.SIGSTOP, "rank 1 gives no sign of life"),
+    ],
+)
+def test_a_lost_rank_is_named_and_the_run_goes_on(
+    axial_program, test_recipe, genes, tmp_path, ranks, victim, sign, said
+):
+    run = tmp_path / "run"
+    many = command(
+        axial_program, test_recipe, genes, run, "--ranks", ranks, "--timeout", 3,
+        parallel__zero=3, train__steps=100000, train__validate_every=0,
+    )  # fmt: skip
+    process = subprocess.Popen(many, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list(run.glob("checkpoints/step_*"))) < 2:
+        time.sleep(0.05)
+    os.kill(processes_of(run)[victim], sign)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert said in error, error
+    assert " over '" in error and "cannot complete" in error, error  # axes, op and number of the call
+    assert not processes_of(run), "a rank is left over"
+
+    steps = sorted(int(path.name[5:]) for path in run.glob("checkpoints/step_*"))
+    more = command(
+        axial_program, test_recipe, genes, run, train__steps=steps[-1] + 2, train__validate_every=0
+    )
+    done = subprocess.run(more, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"going on after step {steps[-1]:,}" in done.stdout
+
+
+def test_wrong_arguments_fail_on_all_ranks_before_they_meet(axial_program, test_recipe, genes, tmp_path):
+    run = tmp_path / "run"
+    for settings, said in [
+        ({"parallel__data": 3}, "expected the product of 2 ranks, got 3"),
+        ({"parallel__pipe": 2}, "training does not split blocks yet"),
+        ({"parallel__zero": 4}, "expected a stage of [0, 3], got 4"),
+        ({"parallel__tenser": 2}, "did you mean 'tensor'?"),
+    ]:
+        done = subprocess.run(
+            command(axial_program, test_recipe, genes, run, "--ranks", 2, **settings),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode != 0
+        assert said in done.stderr, done.stderr
+        assert not run.exists()
+
+
+def test_ranks_beside_torchrun_are_refused(axial_program, test_recipe, genes, tmp_path):
+    done = subprocess.run(
+        command(axial_program, test_recipe, genes, tmp_path / "run", "--ranks", 2),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"RANK": "0", "WORLD_SIZE": "2"},
+    )
+    assert done.returncode != 0
+    assert "--ranks 2 under torchrun" in done.stderr
+
+
+def test_a_trace_shows_that_gathers_come_before_the_compute_they_serve(
+    axial_program, test_recipe, genes, tmp_path
+):
+    run = tmp_path / "run"
+    arguments = command(
+        axial_program, test_recipe, genes, run, "--ranks", 2, "--trace", 1, parallel__zero=3,
+        train__validate_every=0,
+    )  # fmt: skip
+    subprocess.run(arguments, check=True, capture_output=True)
+    for rank in range(2):
+        events = json.loads((run / f"trace_rank{rank}.json").read_text())["traceEvents"]
+        begins = {e["name"]: e["ts"] for e in reversed(events) if e["ph"] == "X"}
+        ends = {e["name"]: e["ts"] + e["dur"] for e in events if e["ph"] == "X"}
+        forwards = [name for name in ends if name.startswith("forward mb0")]
+        assert len(forwards) > 2
+        for group, forward in enumerate(forwards[:-1]):
+            gather = next(name for name in begins if name.startswith(f"gather mb0 g{group + 1} "))
+            assert begins[gather] < ends[forward]
+        assert {e["pid"] for e in events} == {rank}
