@@ -37,10 +37,12 @@ inline double distance(const at::Tensor& got, const at::Tensor& expected) {
   return off == 0 ? 0 : off / std::max(largest, 1e-30);
 }
 
-/// Every part of every parameter in the checkpoints of this step; returns the largest distance.
+/// Every part (or `only` one) of every parameter in the checkpoints of this step; returns the largest
+/// distance.
 inline double compare_checkpoints(const std::function<models::Model()>& build,
                                   const std::filesystem::path& expected, const std::filesystem::path& got,
-                                  int64_t step, double tolerance, const std::string& what) {
+                                  int64_t step, double tolerance, const std::string& what,
+                                  const std::string& only = "") {
   std::vector<models::Model> models;
   for (const auto& folder : {expected, got}) {
     const auto index = read_checkpoint_index(folder / kCheckpointsFolder / fmt::format("step_{:08}", step));
@@ -52,6 +54,7 @@ inline double compare_checkpoints(const std::function<models::Model()>& build,
   }
   double worst = 0;
   const auto compare = [&](const at::Tensor& y, const at::Tensor& x, const std::string& part) {
+    if (!only.empty() && !part.starts_with(only)) return;
     const double off = distance(x, y);
     worst = std::max(worst, off);
     require(off <= tolerance, fmt::format("{}: {} is {} off at step {}", what, part, off, step));
