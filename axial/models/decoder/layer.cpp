@@ -88,8 +88,8 @@ at::Tensor DecoderLayer::forward(const parallel::NamedTensors& inputs,
   const parallel::TensorStream tensor(*cut_, context, inputs);
   const at::Tensor& x = inputs.at("hidden");
   const at::Tensor entered = tensor.enter(attention_norm_(x));
-  const at::Tensor attended = attend(entered.flatten(0, 1), inputs, context, tensor)
-                                  .unflatten(0, {entered.size(0), entered.size(1)});
+  const at::Tensor attended =
+      attend(entered.flatten(0, 1), inputs, context, tensor).unflatten(0, {entered.size(0), entered.size(1)});
   const at::Tensor y = join(x, out_, attended, ".attention", inputs, context, tensor);
   const at::Tensor fed = feed(tensor.enter(ffn_norm_(parallel_residual_ ? x : y)));
   return join(y, down_, fed, ".ffn", inputs, context, tensor);
