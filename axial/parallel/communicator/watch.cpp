@@ -102,7 +102,7 @@ class Watch::Impl {
         std::this_thread::sleep_for(interval_);
         if (const auto posted = culprit()) return *posted;
       }
-      std::this_thread::sleep_for(milliseconds(500));
+      std::this_thread::sleep_for(milliseconds(1500));  // a busy machine may starve a living rank for a while
       const std::string reason = judge(call, ranks, before, read_beats(), what);
       post(reason);
       return culprit().value_or(reason);
