@@ -201,3 +201,16 @@ def test_a_trace_shows_that_gathers_come_before_the_compute_they_serve(
             gather = next(name for name in begins if name.startswith(f"gather mb0 g{group + 1} "))
             assert begins[gather] < ends[forward]
         assert {e["pid"] for e in events} == {rank}
+
+
+def test_a_run_that_ends_before_its_trace_says_so(axial_program, test_recipe, genes, tmp_path):
+    run = tmp_path / "run"
+    done = subprocess.run(
+        command(axial_program, test_recipe, genes, run, "--trace", 100),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no trace: the run ended before step 102" in done.stderr
+    assert not list(run.glob("trace_rank*.json"))

@@ -72,13 +72,14 @@ class StepProfile {
 // Records the actions of steps, once the first ones have warmed everything up.
 class StepTrace {
  public:
-  StepTrace(int64_t steps, std::filesystem::path folder) : steps_(steps), folder_(std::move(folder)) {}
+  StepTrace(int64_t steps, std::filesystem::path folder, train::Trainer& trainer)
+      : steps_(steps), folder_(std::move(folder)), trainer_(trainer) {}
 
-  void after_step(train::Trainer& trainer) {
+  void after_step() {
     if (steps_ <= 0) return;
     done_ += 1;
-    const int64_t rank = trainer.runner().communicator().mesh().rank();
-    if (done_ == kWarmUp) trace_ = std::make_unique<train::ActionTraceFile>(trainer.runner(), rank);
+    const int64_t rank = trainer_.runner().communicator().mesh().rank();
+    if (done_ == kWarmUp) trace_ = std::make_unique<train::ActionTraceFile>(trainer_.runner(), rank);
     if (done_ != kWarmUp + steps_) return;
     trace_->write(folder_ / fmt::format("trace_rank{}.json", rank));
     trace_.reset();
@@ -94,6 +95,7 @@ class StepTrace {
   static constexpr int64_t kWarmUp = 2;
   int64_t steps_ = 0;
   std::filesystem::path folder_;
+  train::Trainer& trainer_;
   int64_t done_ = 0;
   std::unique_ptr<train::ActionTraceFile> trace_;
 };
@@ -206,11 +208,10 @@ int train_on(parallel::World& world, const Arguments& arguments) {
   inputs.title = arguments.out.filename().string();
 
   StepProfile profile(arguments.profile);
-  StepTrace trace(arguments.trace, arguments.out);
-  train::Trainer* running = nullptr;
+  StepTrace* tracing = nullptr;
   inputs.on_step = [&](int64_t, const train::StepOutcome&) {
     profile.after_step();
-    trace.after_step(*running);
+    tracing->after_step();
   };
   inputs.ranks = {ranks.get(), recipe.parallel, sequence};
   std::optional<RunFolder> folder;
@@ -221,7 +222,8 @@ int train_on(parallel::World& world, const Arguments& arguments) {
     if (first && !arguments.overwrite) before = same_run_in(folder->path(), recipe);  // now under the lock
   });
   train::Trainer trainer(std::move(inputs), recipe.train, *folder);
-  running = &trainer;
+  StepTrace trace(arguments.trace, arguments.out, trainer);  // goes before the trainer that it watches
+  tracing = &trace;
   world.first_alone([&] {
     if (first && arguments.overwrite) folder->erase_run();  // now that the new run is there in memory
   });

@@ -37,6 +37,8 @@ void together(const std::function<void()>& work, Communicator* ranks) {
   std::string said;
   try {
     work();
+  } catch (const CollectiveError&) {
+    throw;  // the others meet it too, and another exchange could not complete
   } catch (const std::exception& error) {
     own = std::current_exception();
     said = fmt::format("!{}", error.what());

@@ -17,7 +17,8 @@ std::vector<std::string> exchange(const std::string& mine, Communicator* ranks, 
 Axes all_axes(const Mesh& mesh);
 
 /// Run `work` on every rank and wait for all; where one throws, all throw: that one its own error, the others
-/// an Error that quotes the first with its rank. For work without collectives, which nobody must leave alone.
+/// an Error that quotes the first with its rank. A CollectiveError is thrown at once. Work that has
+/// collectives keeps an error of its own until they are over.
 void together(const std::function<void()>& work, Communicator* ranks);
 
 /// The largest of all ranks' values.

@@ -122,6 +122,8 @@ class Watch::Impl {
       lock.lock();
       if (!reached) return;
     }
+    lock.unlock();
+    beat();  // that this rank has ended
   }
 
   bool beat() {
