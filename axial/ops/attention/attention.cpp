@@ -70,7 +70,7 @@ struct Attention : torch::autograd::Function<Attention> {
     const at::AutoDispatchBelowADInplaceOrView below;
     auto [out, statistics] = call_forward({q, k, v, bias1, bias2, pattern, scale}, true);
     variable_list saved{out, statistics, q, k, v, bias1.value_or(Tensor()), bias2.value_or(Tensor())};
-    for (const OptionalTensor& t : tensors_of(pattern)) saved.push_back(t.value_or(Tensor()));
+    for (const OptionalTensor& t : tensors_of(pattern).vec()) saved.push_back(t.value_or(Tensor()));
     ctx->save_for_backward(saved);
     ctx->saved_data["numbers"] = numbers_of(pattern);
     ctx->saved_data["scale"] = scale;

@@ -76,9 +76,9 @@ at::Tensor stacked(const at::Tensor& tensor, int64_t dim, const Sizes& sizes) {
 
 }  // namespace
 
-Pending Communicator::start_all_reduce_(at::Tensor tensor, const Axes& axes, ReduceOp op) {
+Pending Communicator::start_all_reduce_in_place(at::Tensor tensor, const Axes& axes, ReduceOp op) {
   const Group& group = group_of(axes);
-  AXIAL_CHECK(tensor.is_contiguous(), kOp, "tensor of all_reduce_; expected a contiguous one");
+  AXIAL_CHECK(tensor.is_contiguous(), kOp, "tensor of all_reduce_in_place; expected a contiguous one");
   const bool widen = is_narrow(tensor) && group.size() > 1 && transport_->sums_in_own_dtype();
   const at::Tensor buffer = widen ? tensor.to(at::kFloat) : tensor;
   count("all_reduce", group, 2 * bytes_of(buffer) * (group.size() - 1) / group.size());
@@ -89,8 +89,8 @@ Pending Communicator::start_all_reduce_(at::Tensor tensor, const Axes& axes, Red
 }
 
 Pending Communicator::start_all_reduce(const at::Tensor& tensor, const Axes& axes, ReduceOp op) {
-  if (group_of(axes).size() == 1) return start_all_reduce_(tensor.contiguous(), axes, op);
-  return start_all_reduce_(tensor.clone(at::MemoryFormat::Contiguous), axes, op);
+  if (group_of(axes).size() == 1) return start_all_reduce_in_place(tensor.contiguous(), axes, op);
+  return start_all_reduce_in_place(tensor.clone(at::MemoryFormat::Contiguous), axes, op);
 }
 
 at::Tensor Communicator::all_reduce(const at::Tensor& tensor, const Axes& axes, ReduceOp op) {

@@ -73,10 +73,10 @@ class Communicator {
 
   const Mesh& mesh() const { return mesh_; }
 
-  /// Combine over the group; every rank gets the result. A new tensor; start_all_reduce_ works in place on a
-  /// contiguous one, which must not be touched before the wait.
+  /// Combine over the group; every rank gets the result. A new tensor; start_all_reduce_in_place works in
+  /// place on a contiguous one, which must not be touched before the wait.
   Pending start_all_reduce(const at::Tensor& tensor, const Axes& axes, ReduceOp op);
-  Pending start_all_reduce_(at::Tensor tensor, const Axes& axes, ReduceOp op);
+  Pending start_all_reduce_in_place(at::Tensor tensor, const Axes& axes, ReduceOp op);
   at::Tensor all_reduce(const at::Tensor& tensor, const Axes& axes, ReduceOp op);
 
   /// Join the ranks' tensors along `dim`, in group order. `sizes`: how long each rank's is; none: all as

@@ -172,7 +172,8 @@ Replicas::Transfer Replicas::start_reduce(std::vector<Parameter*> parameters) {
   }
   at::Tensor buffer = rows.size() == 1 ? rows[0] : at::cat(rows);
   rows.clear();
-  return {ranks_.start_all_reduce_(std::move(buffer), axes, ReduceOp::kSum), std::move(parameters), false};
+  return {ranks_.start_all_reduce_in_place(std::move(buffer), axes, ReduceOp::kSum), std::move(parameters),
+          false};
 }
 
 void Replicas::finish_reduce(Transfer& transfer) {
