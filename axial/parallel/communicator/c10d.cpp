@@ -2,7 +2,7 @@
 // Calls the backends' virtual methods, not the dispatcher's ops: those take no Meta tensors and cost more.
 #include "axial/parallel/communicator/c10d.h"
 
-#define USE_C10D_GLOO
+#define USE_C10D_GLOO  // NOLINT(readability-identifier-naming): torch asks for it
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/version.h>
@@ -12,6 +12,7 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
+#include <tuple>
 #include <utility>
 
 #include "axial/core/check/check.h"
@@ -41,7 +42,10 @@ constexpr auto kAllToAll = &c10d::Backend::alltoall_base;
 
 class C10dTransport final : public Transport {
  public:
-  explicit C10dTransport(BackendFactory factory) : factory_(std::move(factory)) {}
+  C10dTransport(BackendFactory factory, const Group& world)
+      : factory_(std::move(factory)), world_(factory_(world)) {
+    backends_[world.ranks] = world_;
+  }
 
   Wait all_reduce(const at::Tensor& buffer, const Group& group, ReduceOp op) override {
     std::vector<at::Tensor> tensors{buffer};
@@ -75,16 +79,17 @@ class C10dTransport final : public Transport {
     return wait_for(backend(group).broadcast(tensors, options));
   }
 
-  Wait send(const at::Tensor& buffer, int64_t peer, const Group& group) override {
+  // Over the world's backend: one for the group would have to be made by all of its ranks at this moment.
+  Wait send(const at::Tensor& buffer, int64_t peer, const Group& group, int64_t channel) override {
     std::vector<at::Tensor> tensors{buffer};
-    const int tag = next_tag(group, group.rank, peer);
-    return wait_for(backend(group).send(tensors, static_cast<int>(peer), tag));
+    const int64_t to = group.ranks[static_cast<size_t>(peer)];
+    return wait_for(world_->send(tensors, static_cast<int>(to), next_tag(true, to, group, channel)));
   }
 
-  Wait recv(const at::Tensor& buffer, int64_t peer, const Group& group) override {
+  Wait recv(const at::Tensor& buffer, int64_t peer, const Group& group, int64_t channel) override {
     std::vector<at::Tensor> tensors{buffer};
-    const int tag = next_tag(group, peer, group.rank);
-    return wait_for(backend(group).recv(tensors, static_cast<int>(peer), tag));
+    const int64_t from = group.ranks[static_cast<size_t>(peer)];
+    return wait_for(world_->recv(tensors, static_cast<int>(from), next_tag(false, from, group, channel)));
   }
 
   Wait barrier(const Group& group) override { return wait_for(backend(group).barrier()); }
@@ -97,15 +102,18 @@ class C10dTransport final : public Transport {
   }
 
   // Both ends count alike, so several transfers between two ranks may be under way at once.
-  int next_tag(const Group& group, int64_t from, int64_t to) {
-    constexpr int kTags = 1 << 20;
-    int& tag = tags_[{group.ranks, from * group.size() + to}];
-    return tag = (tag + 1) % kTags;
+  int next_tag(bool sends, int64_t other, const Group& group, int64_t channel) {
+    constexpr int64_t kTags = (int64_t{1} << 31) / (kGroups * kChannels);  // of a channel
+    const int64_t line = group.number * kChannels + channel;
+    int64_t& tag = tags_[{sends, other, line}];
+    tag = (tag + 1) % kTags;
+    return static_cast<int>(line * kTags + tag);
   }
 
   BackendFactory factory_;
   std::map<std::vector<int64_t>, c10::intrusive_ptr<c10d::Backend>> backends_;
-  std::map<std::pair<std::vector<int64_t>, int64_t>, int> tags_;
+  c10::intrusive_ptr<c10d::Backend> world_;
+  std::map<std::tuple<bool, int64_t, int64_t>, int64_t> tags_;
 };
 
 }  // namespace
@@ -135,8 +143,8 @@ BackendFactory adopted_backends(c10::intrusive_ptr<c10d::Backend> world,
   };
 }
 
-std::unique_ptr<Transport> make_c10d_transport(BackendFactory factory) {
-  return std::make_unique<C10dTransport>(std::move(factory));
+std::unique_ptr<Transport> make_c10d_transport(BackendFactory factory, const Group& world) {
+  return std::make_unique<C10dTransport>(std::move(factory), world);
 }
 
 }  // namespace axial::parallel

@@ -28,6 +28,7 @@ BackendFactory gloo_backends(c10::intrusive_ptr<c10d::Store> store, std::chrono:
 BackendFactory adopted_backends(c10::intrusive_ptr<c10d::Backend> world,
                                 c10::intrusive_ptr<c10d::Store> store);
 
-std::unique_ptr<Transport> make_c10d_transport(BackendFactory factory);
+/// With the backend of `world`, all ranks, made at once: all of them call it.
+std::unique_ptr<Transport> make_c10d_transport(BackendFactory factory, const Group& world);
 
 }  // namespace axial::parallel

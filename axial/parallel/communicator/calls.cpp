@@ -33,9 +33,12 @@ void check_divisible(const char* op, const at::Tensor& tensor, int64_t dim, int6
               op, size, tensor.size(dim));
 }
 
-void check_peer(const char* op, int64_t peer, int64_t size, int64_t rank) {
-  AXIAL_CHECK(0 <= peer && peer < size && peer != rank, kOp,
-              "peer of {}; expected another rank of a group of {}, got {} at rank {}", op, peer, size, rank);
+void check_peer(const char* op, int64_t peer, const Channel& channel, const Group& group) {
+  AXIAL_CHECK(0 <= peer && peer < group.size() && peer != group.rank, kOp,
+              "peer of {}; expected another rank of a group of {}, got {} at rank {}", op, group.size(), peer,
+              group.rank);
+  AXIAL_CHECK(0 <= channel.number && channel.number < kChannels, kOp,
+              "channel of {}; expected one of [0, {}), got {}", op, kChannels, channel.number);
 }
 
 // One size per rank, none negative; of this rank's piece and of all where they are known.
@@ -218,23 +221,24 @@ at::Tensor Communicator::broadcast(const at::Tensor& tensor, int64_t root, const
   return launch("broadcast", buffer, group, start, [buffer] { return buffer; }).wait();
 }
 
-Pending Communicator::start_send(const at::Tensor& tensor, int64_t peer, const Axes& axes) {
+Pending Communicator::start_send(const at::Tensor& tensor, int64_t peer, const Axes& axes, Channel channel) {
   const Group& group = group_of(axes);
-  check_peer("send", peer, group.size(), group.rank);
-  count("send", group, bytes_of(tensor));
+  check_peer("send", peer, channel, group);
+  count(channel.control ? "control" : "send", group, bytes_of(tensor));
   const at::Tensor buffer = tensor.contiguous();
   return launch(
-      "send", {}, group, [&] { return transport_->send(buffer, peer, group); }, [buffer] { return buffer; },
-      peer);
+      "send", {}, group, [&] { return transport_->send(buffer, peer, group, channel.number); },
+      [buffer] { return buffer; }, peer, channel.number);
 }
 
-Pending Communicator::start_recv(at::Tensor into, int64_t peer, const Axes& axes) {
+Pending Communicator::start_recv(at::Tensor into, int64_t peer, const Axes& axes, Channel channel) {
   const Group& group = group_of(axes);
-  check_peer("recv", peer, group.size(), group.rank);
+  check_peer("recv", peer, channel, group);
   AXIAL_CHECK(into.is_contiguous(), kOp, "tensor of recv; expected a contiguous one");
-  count("recv", group, 0);
+  count(channel.control ? "control" : "recv", group, 0);
   return launch(
-      "recv", {}, group, [&] { return transport_->recv(into, peer, group); }, [into] { return into; }, peer);
+      "recv", {}, group, [&] { return transport_->recv(into, peer, group, channel.number); },
+      [into] { return into; }, peer, channel.number);
 }
 
 void Communicator::send(const at::Tensor& tensor, int64_t peer, const Axes& axes) {

@@ -24,6 +24,8 @@ Communicator::Communicator(Mesh mesh, std::unique_ptr<Transport> transport, std:
                            Options options)
     : mesh_(std::move(mesh)), watch_(std::move(watch)), transport_(std::move(transport)), options_(options) {
   AXIAL_CHECK(transport_ != nullptr, kOp, "transport; expected one, got none");
+  AXIAL_CHECK(int64_t{1} << mesh_.axes().size() <= kGroups, kOp,
+              "axes of the mesh; expected at most 10, got {}", mesh_.axes().size());
 }
 
 Communicator::~Communicator() = default;
@@ -31,13 +33,16 @@ Communicator::~Communicator() = default;
 const Group& Communicator::group_of(const Axes& axes) {
   mesh_.group_size(axes);  // refuses unknown and repeated names
   std::string name;
-  for (const MeshAxis& axis : mesh_.axes()) {
-    if (std::find(axes.begin(), axes.end(), axis.name) == axes.end()) continue;
-    name += (name.empty() ? "" : "+") + axis.name;
+  int64_t number = 0;
+  for (size_t i = 0; i < mesh_.axes().size(); ++i) {
+    const std::string& axis = mesh_.axes()[i].name;
+    if (std::find(axes.begin(), axes.end(), axis) == axes.end()) continue;
+    name += (name.empty() ? "" : "+") + axis;
+    number += int64_t{1} << i;
   }
   auto found = groups_.find(name);
   if (found == groups_.end()) {
-    Group group{name, mesh_.group(axes, mesh_.rank()), mesh_.group_rank(axes, mesh_.rank())};
+    Group group{name, mesh_.group(axes, mesh_.rank()), mesh_.group_rank(axes, mesh_.rank()), number};
     found = groups_.emplace(std::move(name), std::move(group)).first;
   }
   return found->second;
@@ -77,13 +82,15 @@ void Communicator::compare(const char* op, const at::Tensor& tensor, const Group
 
 Pending Communicator::launch(const char* op, const at::Tensor& tensor, const Group& group,
                              const std::function<Wait()>& start, std::function<at::Tensor()> finish,
-                             int64_t peer) {
-  const int64_t number = ++sequence_[peer < 0 ? group.name : fmt::format("{}:{}:{}", group.name, op, peer)];
+                             int64_t peer, int64_t channel) {
+  const int64_t number =
+      ++sequence_[peer < 0 ? group.name : fmt::format("{}:{}:{}:{}", group.name, op, peer, channel)];
   std::string call = fmt::format("{} #{} over '{}'", op, number, group.name);
   std::vector<int64_t> ranks = group.ranks;
   if (peer >= 0) {
     ranks = {group.ranks[static_cast<size_t>(peer)]};
     call += fmt::format(" with rank {}", ranks[0]);
+    if (channel > 0) call += fmt::format(" over channel {}", channel);
   }
   // Runs `part` of the call; what goes wrong in it is explained by whoever watches the world.
   const auto guarded = [call, ranks, watch = watch_, rank = mesh_.rank()](const auto& part) {

@@ -52,6 +52,12 @@ class [[nodiscard]] Pending {
 /// Sizes of the ranks' pieces along a dim, where they are not equal.
 using Sizes = std::vector<int64_t>;
 
+/// Sends of one channel arrive in their order; channels do not wait for each other.
+struct Channel {
+  int64_t number = 0;
+  bool control = false;  ///< carries no tensor of the caller: counted under "control"
+};
+
 /// Collectives of one rank. `axes` name the group in any order; all of its ranks make the same calls in the
 /// same order. Groups of one rank are the identity. start_x returns at once, and x is start_x(..).wait().
 /// Arguments are checked before any byte is sent (ValueError: unknown axis, dim, root or peer, sizes that do
@@ -100,8 +106,8 @@ class Communicator {
   /// The tensor of the group's rank `root`; the others pass one of its shape and dtype.
   at::Tensor broadcast(const at::Tensor& tensor, int64_t root, const Axes& axes);
   /// To and from another rank of the group, by its place in it; recv fills a contiguous `into`.
-  Pending start_send(const at::Tensor& tensor, int64_t peer, const Axes& axes);
-  Pending start_recv(at::Tensor into, int64_t peer, const Axes& axes);
+  Pending start_send(const at::Tensor& tensor, int64_t peer, const Axes& axes, Channel channel = {});
+  Pending start_recv(at::Tensor into, int64_t peer, const Axes& axes, Channel channel = {});
   void send(const at::Tensor& tensor, int64_t peer, const Axes& axes);
   void recv(at::Tensor& into, int64_t peer, const Axes& axes);
   /// Return when every rank of the group has come here.
@@ -118,7 +124,8 @@ class Communicator {
   void compare(const char* op, const at::Tensor& tensor, const Group& group);
   // Compare, note the call, start it; failures at the start or in the wait become CollectiveErrors.
   Pending launch(const char* op, const at::Tensor& tensor, const Group& group,
-                 const std::function<Wait()>& start, std::function<at::Tensor()> finish, int64_t peer = -1);
+                 const std::function<Wait()>& start, std::function<at::Tensor()> finish, int64_t peer = -1,
+                 int64_t channel = 0);
 
   Mesh mesh_;
   std::shared_ptr<Watch> watch_;

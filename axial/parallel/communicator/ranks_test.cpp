@@ -4,10 +4,14 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
 #include <unistd.h>
 
+#include <csignal>
+#include <functional>
+#include <string>
 #include <thread>
+#include <tuple>
+#include <vector>
 
 #include "axial/parallel/communicator/world.h"
 #include "axial/testing/ranks/ranks.h"
@@ -196,6 +200,81 @@ TEST(Ranks, AKilledRankIsNamed) {
 
 TEST(Ranks, AStoppedRankIsNamedWithinTheTimeout) {
   lose_rank_one([] { raise(SIGSTOP); }, "rank 1 gives no sign of life; last seen ");
+}
+
+// A call that rank 1 begins and never ends.
+struct Kind {
+  const char* name;
+  std::function<Pending(Communicator&, const at::Tensor&)> start;
+};
+
+std::vector<Kind> every_kind() {
+  const Axes axes{"data"};
+  const auto other = [](const Communicator& ranks) { return 1 - ranks.mesh().rank(); };
+  return {
+      {"all_reduce", [=](auto& r, const auto& x) { return r.start_all_reduce(x, axes, ReduceOp::kSum); }},
+      {"all_gather", [=](auto& r, const auto& x) { return r.start_all_gather(x, 0, axes); }},
+      {"reduce_scatter",
+       [=](auto& r, const auto& x) { return r.start_reduce_scatter(x, 0, axes, ReduceOp::kSum); }},
+      {"all_to_all", [=](auto& r, const auto& x) { return r.start_all_to_all(x, 0, 0, axes); }},
+      {"broadcast",
+       [=](auto& r, const auto& x) { return Pending([=, y = r.broadcast(x, 0, axes)] { return y; }); }},
+      {"send", [=](auto& r, const auto& x) { return r.start_send(x, other(r), axes); }},
+      {"recv", [=](auto& r, const auto& x) { return r.start_recv(x.clone(), other(r), axes); }},
+      {"barrier",
+       [=](auto& r, const auto& x) {
+         r.barrier(axes);
+         return Pending([x] { return x; });
+       }},
+  };
+}
+
+class LostInside : public ::testing::TestWithParam<std::tuple<size_t, int>> {};
+
+// The first calls go well; in the third rank 1 is lost once it has begun it, or, where calls do not return
+// before they are done, while the other one waits in it.
+TEST_P(LostInside, TheCallIsNamed) {
+  const Kind kind = every_kind()[std::get<0>(GetParam())];
+  const int sign = std::get<1>(GetParam());
+  testing::RanksOptions options;
+  options.collective_timeout = std::chrono::seconds(2);
+  options.compare_calls = false;
+  const auto outcomes = run_ranks(
+      2,
+      [&](World& world) {
+        const auto ranks = world.make_communicator(Mesh({{"data", 2}}, 2, world.rank()));
+        const at::Tensor x = at::ones({1 << 22});
+        const std::string name = kind.name;
+        const Kind opposite = every_kind()[name == "send" ? 6 : 5];
+        const bool paired = name == "send" || name == "recv";
+        for (int i = 0; i < 20; ++i) {
+          const bool blocks = name == "broadcast" || name == "barrier";
+          if (world.rank() == 1 && i == 2 && blocks) raise(sign);
+          Pending call = (paired && world.rank() == 1 ? opposite : kind).start(*ranks, x);
+          if (world.rank() == 1 && i == 2) raise(sign);
+          call.wait();
+        }
+      },
+      options);
+  EXPECT_EQ(outcomes[0].exit_code, 1);
+  EXPECT_EQ(outcomes[0].signal, 0);
+  EXPECT_FALSE(outcomes[0].overdue);
+  EXPECT_THAT(outcomes[0].message, HasSubstr(std::string(kind.name) + " #"));
+  EXPECT_THAT(outcomes[0].message, HasSubstr("over 'data'"));
+  EXPECT_THAT(outcomes[0].message, HasSubstr("rank 1 gives no sign of life"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, LostInside,
+                         ::testing::Combine(::testing::Range<size_t>(0, 8),
+                                            ::testing::Values(SIGKILL, SIGSTOP)),
+                         [](const auto& info) {
+                           return std::string(every_kind()[std::get<0>(info.param)].name) +
+                                  (std::get<1>(info.param) == SIGKILL ? "_killed" : "_stopped");
+                         });
+
+// A write to a rank that is gone raises SIGPIPE where it is not ignored.
+TEST(Ranks, ABrokenPipeDoesNotEndARank) {
+  EXPECT_EQ(failures(run_ranks(2, [](World&) { raise(SIGPIPE); })), "");
 }
 
 TEST(Ranks, ARankThatThrowsIsQuoted) {

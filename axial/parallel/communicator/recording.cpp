@@ -25,10 +25,10 @@ class RecordingTransport final : public Transport {
   Wait broadcast(const at::Tensor& buffer, int64_t, const Group& group) override {
     return note("broadcast", buffer, group);
   }
-  Wait send(const at::Tensor& buffer, int64_t, const Group& group) override {
+  Wait send(const at::Tensor& buffer, int64_t, const Group& group, int64_t) override {
     return note("send", buffer, group);
   }
-  Wait recv(const at::Tensor& buffer, int64_t, const Group& group) override {
+  Wait recv(const at::Tensor& buffer, int64_t, const Group& group, int64_t) override {
     return note("recv", buffer, group);
   }
   Wait barrier(const Group& group) override { return note("barrier", {}, group); }

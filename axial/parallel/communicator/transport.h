@@ -20,9 +20,14 @@ struct Group {
   std::string name;            ///< axes joined by '+', in mesh order
   std::vector<int64_t> ranks;  ///< global ranks, ascending in mesh order
   int64_t rank = 0;            ///< place of this one
+  int64_t number = 0;          ///< of its axes, of [0, kGroups): bit i for axis i of the mesh
 
   int64_t size() const { return static_cast<int64_t>(ranks.size()); }
 };
+
+/// Sets of axes, and channels of sends between two ranks along one set.
+inline constexpr int64_t kGroups = 1 << 10;
+inline constexpr int64_t kChannels = 1 << 10;
 
 /// Blocks until a call is done, or throws. Empty: done already.
 using Wait = std::function<void()>;
@@ -48,9 +53,10 @@ class Transport {
                           std::vector<int64_t> in_sizes, const Group& group) = 0;
   /// In place, from the group's rank `root`.
   virtual Wait broadcast(const at::Tensor& buffer, int64_t root, const Group& group) = 0;
-  /// By place in the group. Calls between two ranks match in their order.
-  virtual Wait send(const at::Tensor& buffer, int64_t peer, const Group& group) = 0;
-  virtual Wait recv(const at::Tensor& buffer, int64_t peer, const Group& group) = 0;
+  /// By place in the group. Calls between two ranks over one channel, of [0, kChannels), match in their
+  /// order. The other ranks of the group need not take part.
+  virtual Wait send(const at::Tensor& buffer, int64_t peer, const Group& group, int64_t channel) = 0;
+  virtual Wait recv(const at::Tensor& buffer, int64_t peer, const Group& group, int64_t channel) = 0;
   virtual Wait barrier(const Group& group) = 0;
   /// Whether 16-bit sums must be widened by the caller to be made in fp32.
   virtual bool sums_in_own_dtype() const { return true; }

@@ -2,7 +2,9 @@
 // Meeting: through the TCP store of torchrun's agent or of rank 0, of `--ranks`, or through a file.
 #include "axial/parallel/communicator/world.h"
 
+#include <csignal>
 #include <cstdlib>
+#include <numeric>
 #include <optional>
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -50,7 +52,10 @@ struct World::State {
   int64_t communicators = 0;  // made so far, on all ranks alike: each meets under keys of its own
 
   void watch_over() {
-    if (size > 1) watch = std::make_shared<Watch>(store, rank, size, options.timeout);
+    if (size == 1) return;
+    // Writing to a rank that has just died would end this one without a word.
+    std::signal(SIGPIPE, SIG_IGN);
+    watch = std::make_shared<Watch>(store, rank, size, options.timeout);
   }
 };
 
@@ -112,8 +117,10 @@ std::unique_ptr<Communicator> World::make_communicator(Mesh mesh) const {
   if (size() == 1) return std::make_unique<Communicator>(std::move(mesh));
   auto keys = c10::make_intrusive<c10d::PrefixStore>(
       fmt::format("axial/communicator/{}", state_->communicators++), state_->store);
+  Group all{"world", std::vector<int64_t>(static_cast<size_t>(size())), rank(), 0};
+  std::iota(all.ranks.begin(), all.ranks.end(), 0);
   return std::make_unique<Communicator>(
-      std::move(mesh), make_c10d_transport(gloo_backends(std::move(keys), state_->options.timeout)),
+      std::move(mesh), make_c10d_transport(gloo_backends(std::move(keys), state_->options.timeout), all),
       state_->watch, Communicator::Options{state_->options.compare_calls});
 }
 
