@@ -66,9 +66,10 @@ std::tuple<Tensor, Tensor> call_forward(const AttentionArguments& a, bool statis
 struct Attention : torch::autograd::Function<Attention> {
   static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                         const OptionalTensor& bias1, const OptionalTensor& bias2,
-                        const AttentionPattern& pattern, double scale) {
+                        const AttentionPattern& pattern, double scale, const AttentionResult* kept) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    auto [out, statistics] = call_forward({q, k, v, bias1, bias2, pattern, scale}, true);
+    auto [out, statistics] = kept ? std::tuple(kept->out.variable_data(), kept->statistics)
+                                  : call_forward({q, k, v, bias1, bias2, pattern, scale}, true);
     variable_list saved{out, statistics, q, k, v, bias1.value_or(Tensor()), bias2.value_or(Tensor())};
     for (const OptionalTensor& t : tensors_of(pattern).vec()) saved.push_back(t.value_or(Tensor()));
     ctx->save_for_backward(saved);
@@ -94,7 +95,7 @@ struct Attention : torch::autograd::Function<Attention> {
     auto [dq, dk, dv, db1, db2] =
         op.call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], optional(5), optional(6), pattern,
                 ctx->saved_data["numbers"].toIntVector(), ctx->saved_data["scale"].toDouble(), mask);
-    return {dq, dk, dv, db1, db2, Tensor(), Tensor()};
+    return {dq, dk, dv, db1, db2, Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -111,14 +112,18 @@ enum class Layer { kBackend, kAutograd, kAutocast };
 // By the dispatcher, from the top.
 Tensor call_attention(const AttentionArguments& a);
 
-Tensor run(Layer layer, const AttentionArguments& given) {
+Tensor run(Layer layer, const AttentionArguments& given, AttentionResult* kept = nullptr) {
   check_attention(given);
   const AttentionArguments a = with_few_leading_dims(given);
+  if (kept && !kept->out.defined()) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    std::tie(kept->out, kept->statistics) = call_forward(a, true);
+  }
   if (layer == Layer::kAutograd && wants_gradient(a)) {
-    return Attention::apply(a.q, a.k, a.v, a.bias1, a.bias2, a.pattern, a.scale);
+    return Attention::apply(a.q, a.k, a.v, a.bias1, a.bias2, a.pattern, a.scale, kept);
   }
   const at::AutoDispatchBelowADInplaceOrView below;
-  return std::get<0>(call_forward(a, false));
+  return kept ? kept->out : std::get<0>(call_forward(a, false));
 }
 
 double scale_of(const Tensor& q, std::optional<double> scale) {
@@ -185,6 +190,12 @@ Tensor evoformer_op(const Tensor& q, const Tensor& k, const Tensor& v, const Opt
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias1,
                  const OptionalTensor& bias2, const AttentionPattern& pattern, std::optional<double> scale) {
   return call_attention({q, k, v, bias1, bias2, pattern, scale_of(q, scale)});
+}
+
+Tensor kept_attention(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias1,
+                      const OptionalTensor& bias2, const AttentionPattern& pattern,
+                      std::optional<double> scale, AttentionResult& kept) {
+  return run(Layer::kAutograd, {q, k, v, bias1, bias2, pattern, scale_of(q, scale)}, &kept);
 }
 
 Tensor evoformer_attention(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias1,

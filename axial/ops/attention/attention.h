@@ -51,6 +51,19 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
                      const OptionalTensor& bias1, const OptionalTensor& bias2,
                      const AttentionPattern& pattern = {}, std::optional<double> scale = std::nullopt);
 
+/// What a call gave.
+struct AttentionResult {
+  at::Tensor out;         ///< [X.., I, H, D] without a graph
+  at::Tensor statistics;  ///< [X.., H, I, 2] of the rows, fp32 (fp64 for fp64)
+};
+
+/// attention() that computes only where `kept` is empty, and fills it: the same call made again, for its
+/// gradients, costs no forward pass. The caller vouches that the arguments are equal.
+at::Tensor kept_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                          const OptionalTensor& bias1, const OptionalTensor& bias2,
+                          const AttentionPattern& pattern, std::optional<double> scale,
+                          AttentionResult& kept);
+
 /// The attention of Evoformer and of AlphaFold 3 (Jumper et al., 2021): two biases and nothing hidden
 /// otherwise.
 at::Tensor evoformer_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -16,6 +16,7 @@
 namespace axial::parallel {
 
 class Communicator;
+class KeptResults;
 class SequenceLayout;
 
 /// Tensors by name, in name order.
@@ -37,6 +38,8 @@ struct StepContext {
   /// Who holds what of the rows, where several ranks share them; set by the runner's caller, outlives the
   /// call.
   const SequenceLayout* sequence = nullptr;
+  /// Where attention leaves its results for a recompute of the block, or finds them; set by the runner.
+  KeptResults* kept = nullptr;
 };
 
 /// A piece of a model that the runner may cut at. A foreign model is one block.

@@ -193,10 +193,17 @@ struct RingAttention : torch::autograd::Function<RingAttention> {
                             const std::optional<at::Tensor>& bias, const RingCall& call) {
     const at::AutoDispatchBelowADInplaceOrView below;
     const at::Tensor blocks = call.heads.keys_to_heads(kv);
-    const ops::AttentionPartial sum = forward_ring(q, blocks, bias.value_or(at::Tensor()), call);
-    const at::Tensor out = sum.out.to(q.scalar_type());
-    ctx->save_for_backward({q, blocks, bias.value_or(at::Tensor()), out, sum.statistics});
-    ctx->saved_data["call"] = at::IValue::make_capsule(c10::make_intrusive<HeldCall>(call));
+    ops::AttentionResult own;
+    ops::AttentionResult& result = call.kept ? *call.kept : own;
+    if (!result.out.defined()) {
+      const ops::AttentionPartial sum = forward_ring(q, blocks, bias.value_or(at::Tensor()), call);
+      result = {sum.out.to(q.scalar_type()), sum.statistics};
+    }
+    const at::Tensor out = result.out.variable_data();
+    ctx->save_for_backward({q, blocks, bias.value_or(at::Tensor()), out, result.statistics});
+    auto held = c10::make_intrusive<HeldCall>(call);
+    held->call.kept = nullptr;  // may be gone by then
+    ctx->saved_data["call"] = at::IValue::make_capsule(std::move(held));
     return out;
   }
 
@@ -222,7 +229,7 @@ struct RingAttention : torch::autograd::Function<RingAttention> {
 }  // namespace
 
 at::Tensor ring_attention(const at::Tensor& q, const at::Tensor& kv, const std::optional<at::Tensor>& bias,
-                          RingCall call) {
+                          const RingCall& call) {
   return RingAttention::apply(q, kv, bias, call);
 }
 

@@ -19,7 +19,8 @@ struct RingCall {
   Sight sight;
   HeadExchange heads;
   double scale = 1;
-  Communicator* ranks = nullptr;  ///< of more than one ring rank; null: one
+  Communicator* ranks = nullptr;         ///< of more than one ring rank; null: one
+  ops::AttentionResult* kept = nullptr;  ///< takes the result, or has it already
 };
 
 /// Of this ring rank, L positions, H own heads of one ulysses rank: q [B, L, H, D], bias [B or 1, H or 1, L,
@@ -27,6 +28,6 @@ struct RingCall {
 /// -> [B, L, H, D]. Keys and values come before their exchange, of this rank's positions and all heads, kv
 /// [2, B, .., G, D]: so that their gradients are rounded once. Collective; H = 0 is fine. First order only.
 at::Tensor ring_attention(const at::Tensor& q, const at::Tensor& kv, const std::optional<at::Tensor>& bias,
-                          RingCall call);
+                          const RingCall& call);
 
 }  // namespace axial::parallel::detail

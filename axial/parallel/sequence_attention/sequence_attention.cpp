@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "axial/core/check/check.h"
+#include "axial/parallel/block/kept_results.h"
 #include "axial/parallel/layout/sequence_layout.h"
 #include "axial/parallel/sequence_attention/heads.h"
 #include "axial/parallel/sequence_attention/ring.h"
@@ -102,12 +103,20 @@ void check_options(const at::Tensor& q, int64_t rows, const SequenceLayout& layo
               blocks, fmt::join(o.mask_rows->sizes(), ", "));
 }
 
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  const ops::OptionalTensor& bias, const ops::OptionalTensor& hidden,
+                  const ops::AttentionPattern& pattern, std::optional<double> scale,
+                  ops::AttentionResult* kept) {
+  if (kept) return ops::kept_attention(q, k, v, bias, hidden, pattern, scale, *kept);
+  return ops::attention(q, k, v, bias, hidden, pattern, scale);
+}
+
 // Whole rows, or whole rows of some heads: one call, whose result needs no merge.
 at::Tensor attend_whole(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                         const std::optional<at::Tensor>& bias, const detail::RingCall& call) {
   const std::vector<detail::Piece> pieces = detail::pieces_of(call.sight, 0, q);
   if (pieces.empty()) return q;  // no rows
-  return ops::attention(q, k, v, bias, pieces[0].hidden, pieces[0].pattern, call.scale);
+  return attend(q, k, v, bias, pieces[0].hidden, pieces[0].pattern, call.scale, call.kept);
 }
 
 }  // namespace
@@ -115,13 +124,14 @@ at::Tensor attend_whole(const at::Tensor& q, const at::Tensor& k, const at::Tens
 at::Tensor sequence_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                               const NamedTensors& batch, const StepContext& context, const Options& options) {
   const int64_t ring = degree_of(context.ranks, "ring"), ulysses = degree_of(context.ranks, "ulysses");
+  ops::AttentionResult* kept = context.kept ? &context.kept->next() : nullptr;
   if (ring * ulysses == 1 && !options.bias && !options.mask_rows) {
     ops::AttentionPattern pattern;
     pattern.causal = true;
     pattern.window = options.window;
     pattern.segments = tensor_of(batch, "segments");
     pattern.alibi_slopes = options.alibi_slopes;
-    return ops::attention(q, k, v, std::nullopt, std::nullopt, pattern, options.scale);
+    return attend(q, k, v, std::nullopt, std::nullopt, pattern, options.scale, kept);
   }
   check_qkv(q, k, v);
   const at::Tensor& record_starts = tensor_of(batch, "record_starts");
@@ -136,7 +146,7 @@ at::Tensor sequence_attention(const at::Tensor& q, const at::Tensor& k, const at
                       options.mask_columns, options.query_block, options.key_block};
   if (options.alibi_slopes) sight.alibi_slopes = heads.own_heads(*options.alibi_slopes);
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(2))));
-  const detail::RingCall call{std::move(sight), heads, scale, context.ranks};
+  const detail::RingCall call{std::move(sight), heads, scale, context.ranks, kept};
   const auto by_row = [&](const at::Tensor& t) { return t.unflatten(0, {rows, positions}); };
 
   std::optional<at::Tensor> bias;
