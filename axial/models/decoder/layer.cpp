@@ -3,7 +3,6 @@
 // rotated in one call, biases go into the activation, and residuals into the matrix products.
 #include "axial/models/decoder/layer.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
@@ -12,38 +11,16 @@
 
 #include "axial/core/check/check.h"
 #include "axial/ops/activation/activation.h"
-#include "axial/ops/attention/attention.h"
 #include "axial/ops/dropout/dropout.h"
 #include "axial/ops/linear/linear.h"
 #include "axial/ops/rotary/rotary.h"
+#include "axial/parallel/sequence_attention/cached.h"
 #include "axial/parallel/sequence_attention/sequence_attention.h"
 
 namespace axial::models {
 namespace {
 
 std::string layer_name(int64_t index) { return "layer." + std::to_string(index); }
-
-/// Write new entries [B, N, G, D] behind the ones cached, allocating the cache on first use.
-const at::Tensor& append_to_cache(const at::Tensor& fresh, const std::string& name, const char* part,
-                                  parallel::DecodeState& state) {
-  const int64_t batch = fresh.size(0), count = fresh.size(1);
-  AXIAL_CHECK(state.lengths.defined() && state.lengths.dim() == 1 && state.lengths.size(0) == batch &&
-                  state.lengths.scalar_type() == at::kLong && state.lengths.is_cpu(),
-              "decoder", "lengths of the decode state; expected [{}] int64 on the host", batch);
-  at::Tensor& cache = state.blocks[name][part];
-  if (!cache.defined())
-    cache = at::empty({batch, state.capacity, fresh.size(2), fresh.size(3)}, fresh.options());
-  AXIAL_CHECK(cache.size(0) == batch, "decoder", "batch of the decode state; expected {} sequences, got {}",
-              cache.size(0), batch);
-  const auto lengths = state.lengths.accessor<int64_t, 1>();
-  for (int64_t b = 0; b < batch; ++b) {
-    AXIAL_CHECK(lengths[b] >= 0 && lengths[b] + count <= cache.size(1), "decoder",
-                "cache of sequence {} is full; expected at most {} positions, got {}", b, cache.size(1),
-                lengths[b] + count);
-    cache.select(0, b).narrow(0, lengths[b], count).copy_(fresh.select(0, b));
-  }
-  return cache;
-}
 
 }  // namespace
 
@@ -129,20 +106,13 @@ at::Tensor DecoderLayer::attend(const at::Tensor& x, const parallel::NamedTensor
   }
   const std::optional<at::Tensor> slopes =
       alibi_slopes_ ? std::optional(alibi_slopes_->narrow(0, local.query.begin, num_q)) : std::nullopt;
-  if (context.decode) return attend_cached(q, k, v, slopes, inputs.at("hidden").size(0), *context.decode);
+  if (context.decode) {
+    const std::vector<int64_t> split{inputs.at("hidden").size(0), inputs.at("hidden").size(1)};
+    return parallel::cached_sequence_attention(q.unflatten(0, split), k.unflatten(0, split),
+                                               v.unflatten(0, split), name_, slopes, context)
+        .view({q.size(0), q.size(1) * q.size(2)});
+  }
   return parallel::sequence_attention(q, k, v, inputs, context, {.alibi_slopes = slopes}).flatten(1);
-}
-
-at::Tensor DecoderLayer::attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                       const std::optional<at::Tensor>& slopes, int64_t batch,
-                                       parallel::DecodeState& state) const {
-  const auto per_sequence = [&](const at::Tensor& x) {
-    return x.detach().unflatten(0, {batch, x.size(0) / std::max<int64_t>(batch, 1)});
-  };
-  const at::Tensor& keys = append_to_cache(per_sequence(k), name_, "k", state);
-  const at::Tensor& values = append_to_cache(per_sequence(v), name_, "v", state);
-  return ops::cached_attention(per_sequence(q), keys, values, state.lengths, slopes, std::nullopt)
-      .view({q.size(0), q.size(1) * q.size(2)});
 }
 
 at::Tensor DecoderLayer::feed(const at::Tensor& x) const {

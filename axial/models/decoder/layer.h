@@ -46,9 +46,6 @@ class DecoderLayer {
   /// [T, C] -> heads of this rank joined, [T, H' * D], before the output projection.
   at::Tensor attend(const at::Tensor& x, const parallel::NamedTensors& inputs,
                     const parallel::StepContext& context, const parallel::TensorStream& stream) const;
-  at::Tensor attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                           const std::optional<at::Tensor>& slopes, int64_t batch,
-                           parallel::DecodeState& state) const;
   /// [B, L, C] -> features of this rank, [B, L, F'], before the down projection.
   at::Tensor feed(const at::Tensor& x) const;
   /// stream + branch, with dropout on the branch while training.

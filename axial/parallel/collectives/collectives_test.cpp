@@ -61,8 +61,8 @@ void check_all(World& world) {
   const auto ranks = world.make_communicator(Mesh({{"tensor", n}}, n, me));
   const Axes axes{"tensor"};
   Communicator* r = ranks.get();
-  const auto alike = [&](std::vector<int64_t> shape) {
-    return std::vector<std::vector<int64_t>>(static_cast<size_t>(n), std::move(shape));
+  const auto alike = [&](const std::vector<int64_t>& shape) {
+    return std::vector<std::vector<int64_t>>(static_cast<size_t>(n), shape);
   };
   const auto sum = [](const std::vector<at::Tensor>& xs) { return at::stack(xs).sum(0); };
   const auto everywhere = [n](const at::Tensor& x) {

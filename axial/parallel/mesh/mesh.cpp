@@ -114,6 +114,12 @@ Axes Mesh::batch_axes() const {
   return out;
 }
 
+Axes Mesh::sequence_axes() const {
+  Axes out = batch_axes();
+  std::erase(out, "data");
+  return out;
+}
+
 std::vector<std::vector<int64_t>> Mesh::groups(const Axes& axes) const {
   std::vector<std::vector<int64_t>> all;
   for (int64_t rank = 0; rank < world_size_; ++rank) {

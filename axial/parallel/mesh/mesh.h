@@ -48,6 +48,8 @@ class Mesh {
   /// The axes that split a batch, of data, ring and ulysses those that this mesh has: loss sums and gradients
   /// of parameters are partial over them.
   Axes batch_axes() const;
+  /// Of these, those that split a row: ring and ulysses.
+  Axes sequence_axes() const;
   /// All groups along these axes: they part the ranks.
   std::vector<std::vector<int64_t>> groups(const Axes& axes) const;
 
