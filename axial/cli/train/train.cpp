@@ -15,6 +15,7 @@
 #include "axial/core/log/log.h"
 #include "axial/core/text/table.h"
 #include "axial/core/text/text.h"
+#include "axial/models/common/parallelize.h"
 #include "axial/optim/schedule/schedule.h"
 #include "axial/train/profile/action_trace.h"
 #include "axial/train/profile/op_profile.h"
@@ -170,26 +171,16 @@ bool go_on(train::Trainer& trainer, const std::optional<RunRecipe>& before, cons
   return true;
 }
 
-// The axis that the trainer does not take yet.
-void check_axes(const parallel::MeshOptions& options) {
-  if (options.pipe == 1) return;
-  fail<UnsupportedError>("train", "parallel.pipe; expected 1, training does not split blocks yet, got {}",
-                         options.pipe);
-}
-
 int train_on(parallel::World& world, const Arguments& arguments) {
   const RunRecipe recipe = train::read_run_recipe(arguments.recipe, arguments.overrides, arguments.data);
   // Whatever can be refused without the data is refused first: reading them may take hours.
-  check_axes(recipe.parallel);
   const auto ranks =
       world.make_communicator(parallel::make_mesh(recipe.parallel, world.size(), world.rank()));
   const bool first = world.rank() == 0;
   train::TrainerInputs inputs;
   inputs.model =
       train::build_model(recipe, models::all_models(), *data::make_tokenizer(recipe.data.tokenizer));
-  models::all_models()
-      .at(inputs.model.type)
-      .parallelize(inputs.model, ranks->mesh(), {.sequence_regions = recipe.parallel.sequence_regions});
+  models::parallelize(inputs.model, models::all_models(), ranks->mesh(), recipe.parallel);
   const auto sequence = parallel::SequenceLayout::over(ranks->mesh(), recipe.data.sequence_length);
   if (first && !arguments.overwrite) same_run_in(arguments.out, recipe);
   if (recipe.train.schedule.warmup_steps >= recipe.train.steps) {

@@ -10,6 +10,7 @@
 namespace axial::models {
 
 std::vector<parallel::Block> Model::blocks_with(const std::string& head) const {
+  if (head.empty()) return trunk;
   const auto found = heads.find(head);
   if (found == heads.end()) {
     std::vector<std::string> names;
@@ -20,6 +21,12 @@ std::vector<parallel::Block> Model::blocks_with(const std::string& head) const {
   std::vector<parallel::Block> blocks = trunk;
   blocks.push_back(found->second);
   return blocks;
+}
+
+parallel::StepRunner Model::runner_with(const std::string& head, parallel::Communicator* ranks) const {
+  parallel::StepRunner runner(blocks_with(head), *parameters, batch_names, ranks);
+  if (stages) runner.set_stages(head.empty() ? stages->without_last_block() : *stages);
+  return runner;
 }
 
 void refuse_tensor_axis(Model& model, const parallel::Mesh& mesh, const parallel::ParallelOptions&) {

@@ -9,13 +9,16 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "axial/core/recipe/recipe.h"
 #include "axial/parallel/block/block.h"
 #include "axial/parallel/parameter_table/parameter_table.h"
+#include "axial/parallel/pipeline/stages.h"
 #include "axial/parallel/placement/placement.h"
+#include "axial/parallel/step/runner.h"
 #include "axial/parallel/tensor/stream.h"
 
 namespace axial::models {
@@ -29,9 +32,14 @@ struct Model {
   std::map<std::string, parallel::Block> heads;  ///< "loss", "log_likelihood", "logits", ...
   std::vector<std::string> batch_names;          ///< tensors a batch brings
   std::shared_ptr<parallel::TensorCut> cut;      ///< what ModelEntry::parallelize did; its blocks read it
+  /// Of the trunk and one head, over ranks of `pipe`; none: every rank runs all blocks.
+  std::optional<parallel::Stages> stages;
 
-  /// The trunk followed by one head; throws ValueError with the nearest name for an unknown head.
+  /// The trunk followed by one head, or the trunk alone for ""; throws ValueError with the nearest name for
+  /// an unknown head.
   std::vector<parallel::Block> blocks_with(const std::string& head) const;
+  /// A runner of these blocks, over their stages. The parameters must have values.
+  parallel::StepRunner runner_with(const std::string& head, parallel::Communicator* ranks = nullptr) const;
 };
 
 /// How a model exchanges weights with Hugging Face folders. Pure functions of configs and tensors; files

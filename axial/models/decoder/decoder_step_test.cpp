@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The decoder under the step runner: any recomputation gives the bits of none, and a step runs on Meta.
+#include <ATen/record_function.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <memory>
+#include <string_view>
 
 #include "axial/core/check/check.h"
 #include "axial/models/decoder/decoder_case.h"
@@ -23,11 +27,11 @@ class DecoderStep : public ::testing::TestWithParam<testing::DecoderCase> {
     return model;
   }
   static parallel::StepResult train(const Model& model, const std::vector<NamedTensors>& batches,
-                                    int64_t recompute_group) {
+                                    int64_t recompute_group, bool keep_attention = false) {
     StepRunner runner(model.blocks_with("loss"), *model.parameters, model.batch_names);
-    const auto plan =
-        parallel::write_training_step(static_cast<int64_t>(runner.blocks().size()),
-                                      static_cast<int64_t>(batches.size()), {recompute_group, 1, 1});
+    const auto plan = parallel::write_training_step(static_cast<int64_t>(runner.blocks().size()),
+                                                    static_cast<int64_t>(batches.size()),
+                                                    {recompute_group, 1, 1, 0, keep_attention});
     return runner.train(plan, batches, StepContext{root_key(5), true, nullptr}, 0.5);
   }
 };
@@ -50,6 +54,31 @@ TEST_P(DecoderStep, RecomputationChangesNoBit) {
       ASSERT_TRUE(row->grad.defined()) << row->spec.name;
       EXPECT_TRUE(at::equal(row->grad, recomputed.parameters->at(row->spec.name).grad)) << row->spec.name;
     }
+  }
+}
+
+// Attention is computed once per layer and micro-batch, and no bit changes.
+TEST_P(DecoderStep, KeptAttentionIsNotComputedAgain) {
+  static int64_t calls;
+  calls = 0;
+  const auto handle = at::addThreadLocalCallback(
+      at::RecordFunctionCallback([](const at::RecordFunction& f) -> std::unique_ptr<at::ObserverContext> {
+        if (std::string_view(f.name()) == "axial::attention_forward") ++calls;
+        return nullptr;
+      }).scopes({at::RecordScope::FUNCTION}));
+  const std::vector<NamedTensors> batches = {testing::packed_batch({5, 7, 12}, 12, 13, 1),
+                                             testing::packed_batch({12, 3, 9}, 12, 13, 2)};
+  Model whole = make(), kept = make(), again = make();
+  train(whole, batches, 0);
+  const int64_t once = calls;
+  EXPECT_GE(once, 2);
+  train(kept, batches, 2, true);
+  EXPECT_EQ(calls, 2 * once);
+  train(again, batches, 2);
+  EXPECT_EQ(calls, 4 * once);
+  at::removeCallback(handle);
+  for (const auto& row : whole.parameters->rows()) {
+    EXPECT_TRUE(at::equal(row->grad, kept.parameters->at(row->spec.name).grad)) << row->spec.name;
   }
 }
 

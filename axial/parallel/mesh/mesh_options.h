@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "axial/parallel/mesh/mesh.h"
+#include "axial/parallel/mesh/pipe_schedule.h"
 
 namespace axial::parallel {
 
@@ -18,6 +19,9 @@ struct MeshOptions {
   int64_t tensor = 1;
   int64_t zero = 0;
   bool sequence_regions = false;
+  PipeSchedule pipe_schedule = PipeSchedule::kOneForwardOneBackward;
+  int64_t stages_per_rank = 1;
+  int64_t replicate_vocabulary_below = 1024;
 
   template <class V>
   void fields(V& v) {
@@ -28,6 +32,11 @@ struct MeshOptions {
     v("tensor", tensor, "ranks that split heads, features and vocabulary");
     v("zero", zero, "ZeRO stage: 1 shares optimizer states, 2 gradients too, 3 weights too");
     v("sequence_regions", sequence_regions, "tensor ranks split the sequence between their products");
+    v("replicate_vocabulary_below", replicate_vocabulary_below,
+      "vocabularies of fewer tokens are not cut over tensor");
+    v("pipe_schedule", pipe_schedule, "order of a pipeline's work: 1f1b holds the fewest micro-batches");
+    v("stages_per_rank", stages_per_rank,
+      "pieces of the blocks that a pipe rank has: more of them idle less");
   }
   void validate() const;  ///< throws ValueError naming the setting
 };

@@ -52,12 +52,13 @@ struct Parameter {
   Axes sharded_axes;  ///< ranks along them hold different slices; along all others the same
   Axes partial_axes;  ///< gradients are partial sums over them, besides those that split the batch
   std::vector<SharedRows> shared_rows;
-  Axes replica_axes;       ///< ranks along them hold the same slices and sum their gradients
-  int64_t zero_stage = 0;  ///< above 0 the holding is this rank's flat interval of the slices
-  at::Tensor value;        ///< leaf that requires grad, compute dtype, all of the slices
-  at::Tensor shard;        ///< ZeRO-3: the held part; the value has storage only between gather and release
-  at::Tensor local_grad;   ///< of this rank alone, all of the slices; undefined: none since the last reduce
-  at::Tensor grad;         ///< of the held part, over ranks and micro-batches, fp32 (fp64 for fp64)
+  std::vector<int64_t> stage_ranks;  ///< places along `pipe` that hold it; none: no pipeline
+  Axes replica_axes;                 ///< ranks along them hold the same slices and sum their gradients
+  int64_t zero_stage = 0;            ///< above 0 the holding is this rank's flat interval of the slices
+  at::Tensor value;                  ///< leaf that requires grad, compute dtype, all of the slices
+  at::Tensor shard;       ///< ZeRO-3: the held part; the value has storage only between gather and release
+  at::Tensor local_grad;  ///< of this rank alone, all of the slices; undefined: none since the last reduce
+  at::Tensor grad;        ///< of the held part, over ranks and micro-batches, fp32 (fp64 for fp64)
   std::map<std::string, at::Tensor> companions;  ///< "master", "exp_avg", ...: shaped as the held part
 
   /// The held part of the value, which updates and checkpoints go to: memory of the value or the shard.

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "axial/core/check/check.h"
+#include "axial/parallel/pipeline/stages.h"
 
 namespace axial::parallel {
 
@@ -212,6 +213,45 @@ void Replicas::reduce(const std::vector<Parameter*>& summed) {
 void Replicas::wait_reduced() {
   for (Transfer& transfer : reduces_) finish_reduce(transfer);
   reduces_.clear();
+}
+
+// The first of a parameter's stages adds, the others send and get the sum.
+void Replicas::tie() {
+  wait_reduced();
+  std::vector<Pending> sends;
+  const auto each = [&](const auto& use) {
+    for (const auto& row : parameters_.rows()) {
+      const std::vector<int64_t>& holders = row->stage_ranks;
+      const int64_t here = holders.size() > 1 ? ranks_.mesh().coordinate(kPipeAxis) : -1;
+      if (std::find(holders.begin(), holders.end(), here) == holders.end()) continue;
+      if (!row->value.requires_grad()) continue;
+      if (!row->grad.defined()) {
+        row->grad = at::zeros(row->holding.held_shape(), row->part().options().dtype(gradient_dtype(*row)));
+      }
+      if (row->grad.numel() > 0) use(*row, here);
+    }
+  };
+  each([&](Parameter& p, int64_t here) {
+    if (here != p.stage_ranks[0]) sends.push_back(ranks_.start_send(p.grad, p.stage_ranks[0], {kPipeAxis}));
+  });
+  each([&](Parameter& p, int64_t here) {
+    if (here != p.stage_ranks[0]) return;
+    for (size_t k = 1; k < p.stage_ranks.size(); ++k) {
+      at::Tensor theirs = at::empty_like(p.grad);
+      ranks_.recv(theirs, p.stage_ranks[k], {kPipeAxis});
+      p.grad = p.grad + theirs;
+    }
+    for (size_t k = 1; k < p.stage_ranks.size(); ++k) {
+      sends.push_back(ranks_.start_send(p.grad, p.stage_ranks[k], {kPipeAxis}));
+    }
+  });
+  each([&](Parameter& p, int64_t here) {
+    if (here == p.stage_ranks[0]) return;
+    at::Tensor sum = at::empty_like(p.grad);
+    ranks_.recv(sum, p.stage_ranks[0], {kPipeAxis});
+    p.grad = sum;
+  });
+  for (Pending& send : sends) send.wait();
 }
 
 void Replicas::publish() {

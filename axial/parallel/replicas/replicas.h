@@ -30,6 +30,7 @@ class Replicas {
   /// Both must outlive it. The table is materialised.
   Replicas(ParameterTable& parameters, Communicator& ranks);
   Replicas(const Replicas&) = delete;
+  Replicas(Replicas&&) = default;
   Replicas& operator=(const Replicas&) = delete;
 
   /// Start to fetch the values of these (stage 3; nothing otherwise). Calls nest per parameter.
@@ -44,6 +45,9 @@ class Replicas {
   void reduce(const std::vector<Parameter*>& summed);
   void wait_reduced();
 
+  /// After the sums of a step: add up the gradients of parameters that several stages hold, in the order of
+  /// the stages, so that all of them have the same. Sends twice the held part per further stage.
+  void tie();
   /// After an update of held parts: bring them into everybody's values (stages 1 and 2).
   void publish();
 

@@ -7,6 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "axial/parallel/pipeline/order.h"
+#include "axial/parallel/pipeline/stages.h"
+
 namespace axial::parallel {
 
 /// What one action does, for one micro-batch and one group of consecutive blocks.
@@ -18,6 +21,11 @@ enum class ActionKind {
   kGather,     ///< start to fetch the values of the group's parameters (ZeRO-3)
   kRelease,    ///< free them again
   kReduce,     ///< start to sum the gradients of the group's parameters over the ranks that share them
+  kSend,       ///< send what later stages read of the tensors up to the group, the last one of a stage
+  kRecv,       ///< wait for what the group, the first one of a stage, and later ones read of earlier stages
+  kSendGrad,   ///< send the gradients of those tensors back, from the first group of a stage
+  kRecvGrad,   ///< wait for them, for the last group of a stage
+  kTie,        ///< sum the gradients of parameters that several stages hold; ends a step
 };
 
 /// One entry of a step.
@@ -25,23 +33,18 @@ struct Action {
   ActionKind kind = ActionKind::kForward;
   int64_t micro_batch = 0;
   int64_t group = 0;
-  bool keep_graph = false;  ///< of kForward
+  bool keep_graph = false;      ///< of kForward
+  bool keep_attention = false;  ///< of kForward without graph: the recompute finds what attention gave
 
   friend bool operator==(const Action&, const Action&) = default;
 };
 
-/// Consecutive blocks [begin, end) that run and are cut as one.
-struct BlockRange {
-  int64_t begin = 0;
-  int64_t end = 0;
-
-  friend bool operator==(const BlockRange&, const BlockRange&) = default;
-};
-
-/// A step: how the blocks are grouped and what happens in which order.
+/// A step of one rank: how its blocks are grouped and what happens in which order. Groups, blocks that run
+/// and are cut as one, follow each other inside of a stage; between them may be stages of other ranks.
 struct StepPlan {
   std::vector<BlockRange> groups;
   std::vector<Action> actions;
+  int64_t sends_in_flight = 0;  ///< messages over one border and way that may be under way; 0: any number
 };
 
 /// What may be traded for memory.
@@ -54,14 +57,23 @@ struct MemoryPolicy {
   /// Stage 2 and 3 reduce after every micro-batch; 3 gathers a group's values before each use, one group
   /// ahead, and releases them after it.
   int64_t zero_stage = 0;
+  /// Recomputed groups keep what attention gave, [tokens, heads, width] and row statistics of each block, so
+  /// that none is computed twice.
+  bool keep_attention = false;
 };
 
-/// The training step of `num_blocks` blocks over `num_micro_batches`: per micro-batch all forwards, then
-/// all backwards in reverse, then free. A group's reduce follows its last backward (with ZeRO 2 and 3 every
-/// backward), so that it overlaps with the ones before it. Throws ValueError on counts below one.
+/// The part of this rank of `pipe` in a training step over `num_micro_batches`, in the order of `schedule`;
+/// of one rank: per micro-batch all forwards, then all backwards in reverse, then free. A group's reduce
+/// follows its last backward (with ZeRO 2 and 3 every backward), so that it overlaps with the ones before it.
+/// Throws ValueError on counts below one.
+StepPlan write_training_step(const Stages& stages, int64_t rank, int64_t num_micro_batches,
+                             const MemoryPolicy& policy,
+                             PipeSchedule schedule = PipeSchedule::kOneForwardOneBackward);
+/// The same without pipeline.
 StepPlan write_training_step(int64_t num_blocks, int64_t num_micro_batches, const MemoryPolicy& policy);
 
 /// Forward only, nothing kept: one micro-batch. Throws ValueError on a count below one.
+StepPlan write_inference_step(const Stages& stages, int64_t rank, int64_t zero_stage = 0);
 StepPlan write_inference_step(int64_t num_blocks, int64_t zero_stage = 0);
 
 /// One line per action, for traces and tests: "forward mb0 g1 [1,3) keep".

@@ -24,7 +24,8 @@ StepRunner::StepRunner(std::vector<Block> blocks, ParameterTable& parameters,
       stream_(build_stream(blocks_, batch_names_)),
       own_communicator_(communicator == nullptr ? std::make_unique<Communicator>(Mesh::single()) : nullptr),
       communicator_(communicator == nullptr ? *own_communicator_ : *communicator),
-      replicas_(parameters_, communicator_) {
+      replicas_(parameters_, communicator_),
+      stages_(Stages::whole(static_cast<int64_t>(blocks_.size()))) {
   for (const Block& block : blocks_) {
     for (const std::string& name : block.parameters) {
       if (parameters_.contains(name)) continue;
@@ -34,6 +35,20 @@ StepRunner::StepRunner(std::vector<Block> blocks, ParameterTable& parameters,
            did_you_mean(name, known));
     }
   }
+}
+
+void StepRunner::set_stages(Stages stages) {
+  AXIAL_CHECK(stages.num_blocks() == static_cast<int64_t>(blocks_.size()), kOp,
+              "stages; expected {} blocks, got {}", blocks_.size(), stages.num_blocks());
+  AXIAL_CHECK(stages.ranks == pipe_degree(communicator_.mesh()), kOp, "stages; expected {} ranks, got {}",
+              pipe_degree(communicator_.mesh()), stages.ranks);
+  AXIAL_CHECK(2 * stages.size() <= kChannels, kOp, "stages; expected at most {}, got {}", kChannels / 2,
+              stages.size());
+  stages_ = std::move(stages);
+}
+
+int64_t StepRunner::pipe_rank() const {
+  return stages_.ranks == 1 ? 0 : communicator_.mesh().coordinate(kPipeAxis);
 }
 
 StepContext StepRunner::with_sequence(StepContext context) const {
@@ -59,6 +74,7 @@ StepResult StepRunner::train(const StepPlan& plan, const std::vector<NamedTensor
                communicator_,
                replicas_,
                trace_,
+               stages_,
                plan,
                with_sequence(context),
                loss_gradient,
@@ -66,9 +82,15 @@ StepResult StepRunner::train(const StepPlan& plan, const std::vector<NamedTensor
               micro_batches, PlanUse::kTraining);
   run.run();
   StepResult result;
-  for (auto& kept : run.kept()) {
-    result.loss_sums.push_back(kept.at(sum));
-    result.loss_weights.push_back(kept.at(weight));
+  const at::Tensor elsewhere =
+      at::zeros({}, parameters_.rows().front()->value.options().requires_grad(false));
+  const auto of = [&](const auto& kept, int64_t version) {
+    const auto found = kept.find(version);
+    return found == kept.end() ? elsewhere : found->second;
+  };
+  for (const auto& kept : run.kept()) {
+    result.loss_sums.push_back(of(kept, sum));
+    result.loss_weights.push_back(of(kept, weight));
   }
   return result;
 }
@@ -88,17 +110,26 @@ NamedTensors StepRunner::infer(const NamedTensors& batch, const StepContext& con
   }
   const auto stage_of = [](const auto& a, const auto& b) { return a->zero_stage < b->zero_stage; };
   const auto row = std::max_element(parameters_.rows().begin(), parameters_.rows().end(), stage_of);
-  const StepPlan plan = write_inference_step(static_cast<int64_t>(blocks_.size()),
-                                             row == parameters_.rows().end() ? 0 : (*row)->zero_stage);
+  const StepPlan plan =
+      write_inference_step(stages_, pipe_rank(), row == parameters_.rows().end() ? 0 : (*row)->zero_stage);
   const std::vector<NamedTensors> batches{batch};
-  StepRun run({blocks_, stream_, parameters_, communicator_, replicas_, trace_, plan, with_sequence(context),
-               0, versions},
+  StepRun run({blocks_, stream_, parameters_, communicator_, replicas_, trace_, stages_, plan,
+               with_sequence(context), 0, versions},
               batches, PlanUse::kInference);
   run.run();
   NamedTensors result;
   for (const int64_t v : versions) {
     const StreamValue& value = stream_.values[static_cast<size_t>(v)];
-    result[value.name] = value.producer == kFromBatch ? batch.at(value.name) : run.kept().front().at(v);
+    if (value.producer == kFromBatch) {
+      result[value.name] = batch.at(value.name);
+      continue;
+    }
+    const auto& kept = run.kept().front();
+    const auto own = kept.find(v);
+    at::Tensor tensor = own == kept.end() ? at::Tensor() : own->second;
+    if (stages_.ranks > 1)
+      tensor = share_from(tensor, stages_.rank_of_block(value.producer), communicator_, run.device());
+    result[value.name] = std::move(tensor);
   }
   return result;
 }

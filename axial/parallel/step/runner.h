@@ -27,7 +27,7 @@ namespace axial::parallel {
 
 /// What a training step returns. The blocks' last writer of "loss_sum" and "loss_weight" gives the loss.
 struct StepResult {
-  std::vector<at::Tensor> loss_sums;     ///< per micro-batch, [] detached
+  std::vector<at::Tensor> loss_sums;     ///< per micro-batch, [] detached; zeros where another stage has it
   std::vector<at::Tensor> loss_weights;  ///< per micro-batch, []
 };
 
@@ -54,13 +54,20 @@ class StepRunner {
   StepResult train(const StepPlan& plan, const std::vector<NamedTensors>& micro_batches,
                    const StepContext& context, double loss_gradient);
 
-  /// Run forward without gradients; returns the tensors in `wanted`, last written value of each name.
-  /// Throws ValueError for a name that no block writes and no batch brings.
+  /// Run forward without gradients; returns the tensors in `wanted`, last written value of each name, on
+  /// every rank of a pipeline. Throws ValueError for a name that no block writes and no batch brings.
   NamedTensors infer(const NamedTensors& batch, const StepContext& context,
                      const std::vector<std::string>& wanted);
 
   /// After an update of the held parts: bring them into everybody's values (ZeRO 1 and 2).
   void publish() { replicas_.publish(); }
+
+  /// Which stages of the blocks run on which ranks of `pipe`; plans are then those of this rank, and errors
+  /// of the plans' writer. Without it every rank runs all blocks.
+  void set_stages(Stages stages);
+  const Stages& stages() const { return stages_; }
+  /// Of this rank in a pipeline.
+  int64_t pipe_rank() const;
 
   /// What this rank holds of the rows of all following batches; blocks see it as context.sequence unless the
   /// caller sets another. None: whole rows.
@@ -82,6 +89,7 @@ class StepRunner {
   Communicator& communicator_;
   Replicas replicas_;
   std::optional<SequenceLayout> sequence_;
+  Stages stages_;
   ActionTrace trace_;
 };
 

@@ -69,7 +69,7 @@ TEST_F(PlanErrors, BackwardNeedsItsForward) {
   EXPECT_THAT(train(plan), testing::HasSubstr("'backward mb0 g2 [2,3)'; expected a forward or recompute"));
   plan = plan_;
   std::erase_if(plan.actions, [](const Action& a) { return a.kind == ActionKind::kForward && a.group == 1; });
-  EXPECT_THAT(train(plan), testing::HasSubstr("writes 'h', to run before it"));
+  EXPECT_THAT(train(plan), testing::HasSubstr("writes 'h', to run, or its output"));
 }
 
 TEST_F(PlanErrors, BackwardNeedsTheBackwardOfItsReaders) {

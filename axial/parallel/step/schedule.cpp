@@ -24,13 +24,16 @@ struct MicroBatchState {
   std::vector<GroupState> groups;
   std::vector<Place> last_touch;  // per version; action -1: not there
   bool freed = false;
+  std::set<std::pair<ActionKind, int64_t>> transfers;  // done, by border
 };
 
 class Simulation {
  public:
-  Simulation(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use, bool gathers)
+  Simulation(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use, bool gathers,
+             bool pipeline)
       : stream_(stream), plan_(plan), use_(use), gathers_(gathers), gathered_(plan.groups.size(), 0) {
-    check_groups();
+    check_groups(pipeline);
+    find_stages();
     find_readers();
     for (const Action& action : plan.actions) {
       const bool needs_group = action.kind != ActionKind::kFree;
@@ -39,7 +42,9 @@ class Simulation {
     }
     states_.assign(static_cast<size_t>(num_micro_batches),
                    {std::vector<GroupState>(plan.groups.size(), GroupState::kNothing),
-                    std::vector<Place>(stream.values.size()), false});
+                    std::vector<Place>(stream.values.size()),
+                    false,
+                    {}});
     reduced_.assign(plan.groups.size(), std::vector<bool>(states_.size(), false));
   }
 
@@ -52,23 +57,38 @@ class Simulation {
   }
 
  private:
-  void check_groups() const {
+  void check_groups(bool pipeline) const {
     int64_t next = 0;
     for (const BlockRange& range : plan_.groups) {
-      AXIAL_CHECK(range.begin == next && range.end > range.begin, kOp,
-                  "groups; expected one that starts at block {}, got [{}, {})", next, range.begin, range.end);
+      AXIAL_CHECK((range.begin == next || (pipeline && range.begin > next)) && range.end > range.begin, kOp,
+                  "groups; expected one that starts at block {}{}, got [{}, {})", next,
+                  pipeline ? " or behind it" : "", range.begin, range.end);
       next = range.end;
     }
-    AXIAL_CHECK(next == static_cast<int64_t>(stream_.reads.size()), kOp,
-                "groups; expected them to cover {} blocks, got {}", stream_.reads.size(), next);
+    AXIAL_CHECK(next == num_blocks() || (pipeline && next < num_blocks()), kOp,
+                "groups; expected them to cover {} blocks, got {}", num_blocks(), next);
+  }
+
+  int64_t num_blocks() const { return static_cast<int64_t>(stream_.reads.size()); }
+
+  // stages_[g]: the blocks around group g that run here without a gap.
+  void find_stages() {
+    size_t first = 0;
+    for (size_t g = 0; g < plan_.groups.size(); ++g) {
+      if (g + 1 < plan_.groups.size() && plan_.groups[g + 1].begin == plan_.groups[g].end) continue;
+      stages_.resize(g + 1, {plan_.groups[first].begin, plan_.groups[g].end});
+      first = g + 1;
+    }
   }
 
   // readers_[g]: later groups that read a version written in g.
   void find_readers() {
-    std::vector<size_t> group_of_block;
+    const size_t elsewhere = plan_.groups.size();
+    std::vector<size_t> group_of_block(stream_.reads.size(), elsewhere);
     for (size_t g = 0; g < plan_.groups.size(); ++g) {
-      group_of_block.insert(group_of_block.end(),
-                            static_cast<size_t>(plan_.groups[g].end - plan_.groups[g].begin), g);
+      for (int64_t b = plan_.groups[g].begin; b < plan_.groups[g].end; ++b) {
+        group_of_block[static_cast<size_t>(b)] = g;
+      }
     }
     readers_.resize(plan_.groups.size());
     for (size_t b = 0; b < stream_.reads.size(); ++b) {
@@ -76,7 +96,9 @@ class Simulation {
         const int64_t producer = stream_.values[static_cast<size_t>(v)].producer;
         if (producer == kFromBatch) continue;
         const size_t g = group_of_block[static_cast<size_t>(producer)];
-        if (g != group_of_block[b]) readers_[g].insert(group_of_block[b]);
+        if (g != group_of_block[b] && g != elsewhere && group_of_block[b] != elsewhere) {
+          readers_[g].insert(group_of_block[b]);
+        }
       }
     }
   }
@@ -94,6 +116,11 @@ class Simulation {
   void step(const Action& action) {
     if (action.kind == ActionKind::kReduce) return reduce(action);
     if (action.kind == ActionKind::kGather || action.kind == ActionKind::kRelease) return fetch(action);
+    if (action.kind == ActionKind::kTie) {
+      AXIAL_CHECK(use_ == PlanUse::kTraining && at_ + 1 == static_cast<int64_t>(plan_.actions.size()), kOp,
+                  "{}; expected it to end a training step", here());
+      return;
+    }
     AXIAL_CHECK(0 <= action.micro_batch && action.micro_batch < static_cast<int64_t>(states_.size()), kOp,
                 "{}; expected a micro-batch of [0, {}), got {}", here(), states_.size(), action.micro_batch);
     MicroBatchState& state = states_[static_cast<size_t>(action.micro_batch)];
@@ -103,6 +130,7 @@ class Simulation {
       state.freed = true;
       return;
     }
+    if (is_transfer(action.kind)) return transfer(action, state);
     AXIAL_CHECK(!gathers_ || gathered_[static_cast<size_t>(action.group)] > 0, kOp,
                 "{} uses values that are not there; expected a gather before it", here());
     GroupState& group = state.groups[static_cast<size_t>(action.group)];
@@ -127,8 +155,54 @@ class Simulation {
           AXIAL_CHECK(state.groups[reader] == GroupState::kDone, kOp,
                       "{}; expected the backward of g{}, which reads its outputs, before it", here(), reader);
         }
+        check_gradients_came(action, state);
         group = GroupState::kDone;
     }
+  }
+
+  static bool is_transfer(ActionKind kind) {
+    return kind == ActionKind::kSend || kind == ActionKind::kRecv || kind == ActionKind::kSendGrad ||
+           kind == ActionKind::kRecvGrad;
+  }
+
+  // Over the border before (recv, send_grad) or behind (send, recv_grad) a stage, each once.
+  void transfer(const Action& action, MicroBatchState& state) {
+    const bool before = action.kind == ActionKind::kRecv || action.kind == ActionKind::kSendGrad;
+    const BlockRange range = group_of(action), stage = stages_[static_cast<size_t>(action.group)];
+    const int64_t border = before ? stage.begin : stage.end;
+    AXIAL_CHECK((before ? range.begin : range.end) == border && 0 < border && border < num_blocks(), kOp,
+                "{}; expected the {} group of a stage, and another stage {} it", here(),
+                before ? "first" : "last", before ? "before" : "behind");
+    AXIAL_CHECK(state.transfers.emplace(action.kind, border).second, kOp, "{} comes twice", here());
+    const std::vector<int64_t> across = versions_across(stream_, border);
+    if (action.kind == ActionKind::kSend) {
+      for (const int64_t v : across) touch(state, v, {at_, 0});
+    } else if (action.kind == ActionKind::kRecv) {
+      for (const int64_t v : across) {
+        drop(state, v);
+        state.last_touch[static_cast<size_t>(v)] = {at_, 0};
+      }
+    } else if (action.kind == ActionKind::kSendGrad) {
+      for (size_t g = 0; g < plan_.groups.size(); ++g) {
+        AXIAL_CHECK(stages_[g] != stage || state.groups[g] == GroupState::kDone, kOp,
+                    "{}; expected the backward of g{} before it", here(), g);
+      }
+    }
+  }
+
+  void check_gradients_came(const Action& action, const MicroBatchState& state) const {
+    const int64_t border = stages_[static_cast<size_t>(action.group)].end;
+    AXIAL_CHECK(border == num_blocks() || state.transfers.contains({ActionKind::kRecvGrad, border}), kOp,
+                "{}; expected the recv_grad of its stage before it", here());
+  }
+
+  void touch(MicroBatchState& state, int64_t v, Place place) {
+    const StreamValue& value = stream_.values[static_cast<size_t>(v)];
+    Place& last = state.last_touch[static_cast<size_t>(v)];
+    AXIAL_CHECK(last.action >= 0, kOp,
+                "{}; expected block {}, which writes '{}', to run, or its output to be received, before it",
+                here(), value.producer, value.name);
+    last = place;
   }
 
   void fetch(const Action& action) {
@@ -155,12 +229,7 @@ class Simulation {
     for (int64_t b = range.begin; b < range.end; ++b) {
       const Place place{at_, b - range.begin};
       for (const int64_t v : stream_.reads[static_cast<size_t>(b)]) {
-        const StreamValue& value = stream_.values[static_cast<size_t>(v)];
-        if (value.producer == kFromBatch) continue;
-        Place& touch = state.last_touch[static_cast<size_t>(v)];
-        AXIAL_CHECK(touch.action >= 0, kOp, "{}; expected block {}, which writes '{}', to run before it",
-                    here(), value.producer, value.name);
-        touch = place;
+        if (stream_.values[static_cast<size_t>(v)].producer != kFromBatch) touch(state, v, place);
       }
       for (const int64_t v : stream_.writes[static_cast<size_t>(b)]) {
         drop(state, v);
@@ -192,6 +261,20 @@ class Simulation {
         AXIAL_CHECK(!training || reduced_[g][m], kOp, "plan leaves out the reduce of mb{} g{}", m, g);
       }
       AXIAL_CHECK(gathered_[g] == 0, kOp, "plan leaves out the release of g{}", g);
+      check_passed_on(g);
+    }
+  }
+
+  void check_passed_on(size_t g) const {
+    const auto [begin, end] = stages_[g];
+    for (size_t m = 0; m < states_.size(); ++m) {
+      const auto done = [&](ActionKind kind, int64_t border) {
+        return states_[m].transfers.contains({kind, border});
+      };
+      AXIAL_CHECK(end == num_blocks() || done(ActionKind::kSend, end), kOp,
+                  "plan leaves out the send of mb{} behind block {}", m, end - 1);
+      AXIAL_CHECK(use_ != PlanUse::kTraining || begin == 0 || done(ActionKind::kSendGrad, begin), kOp,
+                  "plan leaves out the send_grad of mb{} before block {}", m, begin);
     }
   }
 
@@ -202,6 +285,7 @@ class Simulation {
   std::vector<int64_t> gathered_;           // per group: gathers not yet released
   std::vector<std::vector<bool>> reduced_;  // per group and micro-batch
   std::vector<std::set<size_t>> readers_;
+  std::vector<BlockRange> stages_;  // per group
   std::vector<MicroBatchState> states_;
   Schedule schedule_;
   int64_t at_ = 0;
@@ -210,8 +294,8 @@ class Simulation {
 }  // namespace
 
 Schedule schedule_plan(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use,
-                       bool gathers) {
-  return Simulation(stream, plan, num_micro_batches, use, gathers).run();
+                       bool gathers, bool pipeline) {
+  return Simulation(stream, plan, num_micro_batches, use, gathers, pipeline).run();
 }
 
 }  // namespace axial::parallel

@@ -20,10 +20,11 @@ struct Schedule {
 };
 
 /// Walk the plan; throws ValueError naming the action that does not fit: groups that do not cover the
-/// blocks, a read of what is not there, a backward before its forward or before the backward of a reader
-/// (which would lose a gradient), a reduce before a backward, a use without gather where `gathers`, and
-/// whatever training leaves undone or a gather leaves unreleased.
+/// blocks (of a pipeline's rank: that overlap), a read of what is neither there nor received, a backward
+/// before its forward or before the backward of a reader here or elsewhere (which would lose a gradient), a
+/// reduce before a backward, a use without gather where `gathers`, and whatever training leaves undone, a
+/// stage does not pass on, or a gather leaves unreleased.
 Schedule schedule_plan(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use,
-                       bool gathers = false);
+                       bool gathers = false, bool pipeline = false);
 
 }  // namespace axial::parallel

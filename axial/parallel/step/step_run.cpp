@@ -34,12 +34,15 @@ StepRun::StepRun(RunSetup setup, const std::vector<NamedTensors>& batches, PlanU
     : s_(std::move(setup)),
       batches_(batches),
       schedule_(schedule_plan(s_.stream, s_.plan, static_cast<int64_t>(batches.size()), use,
-                              has_sharded_values(s_.parameters))),
+                              has_sharded_values(s_.parameters), s_.stages.ranks > 1)),
+      link_(s_.communicator, s_.plan.sends_in_flight),
       kept_(batches.size()) {
   const size_t versions = s_.stream.values.size();
   for (size_t m = 0; m < batches.size(); ++m) {
-    states_.push_back({std::vector<at::Tensor>(versions), std::vector<at::Tensor>(versions),
-                       std::vector<BlockGraph>(s_.blocks.size())});
+    states_.push_back({std::vector<at::Tensor>(versions),
+                       std::vector<at::Tensor>(versions),
+                       std::vector<BlockGraph>(s_.blocks.size()),
+                       {}});
     check_batch(m);
   }
   find_reduces();
@@ -68,6 +71,7 @@ void StepRun::run() {
     execute(action, i);
     if (s_.trace) s_.trace(s_.plan, action, begin, now_s());
   }
+  link_.finish();
   s_.replicas.wait_reduced();
 }
 
@@ -102,21 +106,68 @@ void StepRun::execute(const Action& action, size_t index) {
     states_[m] = {};
     return;
   }
+  if (action.kind == ActionKind::kTie) return s_.replicas.tie();
   const BlockRange range = s_.plan.groups[static_cast<size_t>(action.group)];
   if (action.kind == ActionKind::kReduce) return reduce(index, range);
   if (action.kind == ActionKind::kGather) return s_.replicas.gather(parameters_of(range));
   if (action.kind == ActionKind::kRelease) return s_.replicas.release(parameters_of(range));
+  if (action.kind == ActionKind::kSend || action.kind == ActionKind::kRecv ||
+      action.kind == ActionKind::kSendGrad || action.kind == ActionKind::kRecvGrad) {
+    transfer(action, range);
+    return drop(m, index, 0);
+  }
   s_.replicas.wait(parameters_of(range));
   if (action.kind == ActionKind::kBackward) {
     for (int64_t b = range.end - 1; b >= range.begin; --b) backward(m, static_cast<size_t>(b));
     return;
   }
-  const bool again = action.kind == ActionKind::kRecompute;
   for (int64_t b = range.begin; b < range.end; ++b) {
-    forward(m, static_cast<size_t>(b), again || action.keep_graph, again);
-    for (const int64_t v : schedule_.drops[index][static_cast<size_t>(b - range.begin)]) {
-      states_[m].values[static_cast<size_t>(v)].reset();
+    forward(m, static_cast<size_t>(b), action);
+    drop(m, index, b - range.begin);
+  }
+}
+
+// Tensors without a reader behind this place of the action.
+void StepRun::drop(size_t m, size_t index, int64_t place) {
+  for (const int64_t v : schedule_.drops[index][static_cast<size_t>(place)]) {
+    states_[m].values[static_cast<size_t>(v)].reset();
+  }
+}
+
+at::Device StepRun::device() const {
+  return s_.parameters.rows().empty() ? at::kCPU : s_.parameters.rows().front()->value.device();
+}
+
+// Over the border of a stage: what later stages read goes on, and their gradients come back.
+void StepRun::transfer(const Action& action, const BlockRange& range) {
+  const bool grads = action.kind == ActionKind::kSendGrad || action.kind == ActionKind::kRecvGrad;
+  const bool sends = action.kind == ActionKind::kSend || action.kind == ActionKind::kSendGrad;
+  const bool before = action.kind == ActionKind::kRecv || action.kind == ActionKind::kSendGrad;
+  const int64_t border = before ? range.begin : range.end;
+  const int64_t here = s_.stages.rank_of_block(range.begin);
+  const int64_t peer = (here + (before ? s_.stages.ranks - 1 : 1)) % s_.stages.ranks;
+  const int64_t channel = 2 * s_.stages.of_block(border) + (grads ? 1 : 0);
+  MicroBatch& state = states_[static_cast<size_t>(action.micro_batch)];
+  std::vector<at::Tensor*> tensors;
+  for (const int64_t v : versions_across(s_.stream, border)) {
+    const auto at = static_cast<size_t>(v);
+    if (!grads) tensors.push_back(&state.values[at]);
+    if (grads && s_.stream.values[at].needs_gradient) tensors.push_back(&state.grads[at]);
+  }
+  if (sends) {
+    std::vector<at::Tensor> sent;
+    for (at::Tensor* tensor : tensors) sent.push_back(*tensor);
+    link_.send(sent, peer, channel);
+    // A gradient is complete here: whoever wrote the tensor gets it from the stages in between.
+    for (at::Tensor* tensor : tensors) {
+      if (grads) tensor->reset();
     }
+    return;
+  }
+  std::vector<at::Tensor> got = link_.receive(tensors.size(), peer, channel, device());
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (grads && got[i].defined()) accumulate(*tensors[i], std::move(got[i]));
+    if (!grads) *tensors[i] = std::move(got[i]);
   }
 }
 
@@ -138,12 +189,14 @@ NamedTensors StepRun::inputs_of(size_t m, size_t b, bool with_graph) {
 }
 
 // Call the block; an input that it changed in place would be wrong for every other reader.
-NamedTensors StepRun::call(const Block& block, const NamedTensors& inputs) const {
+NamedTensors StepRun::call(const Block& block, const NamedTensors& inputs, KeptResults* kept) const {
   std::vector<std::pair<const NamedTensors::value_type*, int64_t>> versions;
   for (const auto& input : inputs) {
     if (!input.second.is_inference()) versions.emplace_back(&input, input.second._version());
   }
-  NamedTensors outputs = block.forward(inputs, s_.context);
+  StepContext context = s_.context;
+  context.kept = kept;
+  NamedTensors outputs = block.forward(inputs, context);
   for (const auto& [input, version] : versions) {
     AXIAL_CHECK(input->second._version() == version, kOp, "block '{}' changes its input '{}' in place",
                 block.name, input->first);
@@ -151,12 +204,24 @@ NamedTensors StepRun::call(const Block& block, const NamedTensors& inputs) const
   return outputs;
 }
 
-void StepRun::forward(size_t m, size_t b, bool with_graph, bool again) {
+// Where the block leaves or finds results that are kept for its recompute; null: nowhere.
+KeptResults* StepRun::kept_of(size_t m, size_t b, const Action& action) {
+  auto& kept = states_[m].kept;
+  if (action.kind == ActionKind::kForward) return action.keep_attention ? &kept[b] : nullptr;
+  const auto found = kept.find(b);
+  if (found == kept.end()) return nullptr;
+  found->second.rewind();
+  return &found->second;
+}
+
+void StepRun::forward(size_t m, size_t b, const Action& action) {
+  const bool again = action.kind == ActionKind::kRecompute, with_graph = again || action.keep_graph;
   const Block& block = s_.blocks[b];
   const at::AutoGradMode grad_mode(with_graph);
   NamedTensors inputs = inputs_of(m, b, with_graph);
-  NamedTensors outputs = call(block, inputs);
+  NamedTensors outputs = call(block, inputs, kept_of(m, b, action));
   inputs.clear();
+  if (again) states_[m].kept.erase(b);  // the graph has them now
   BlockGraph& graph = states_[m].graphs[b];
   for (size_t k = 0; k < block.outputs.size(); ++k) {
     const auto found = outputs.find(block.outputs[k]);

@@ -10,6 +10,8 @@
 #include <set>
 #include <vector>
 
+#include "axial/parallel/block/kept_results.h"
+#include "axial/parallel/pipeline/link.h"
 #include "axial/parallel/replicas/replicas.h"
 #include "axial/parallel/step/runner.h"
 #include "axial/parallel/step/schedule.h"
@@ -24,6 +26,7 @@ struct RunSetup {
   Communicator& communicator;
   Replicas& replicas;
   const ActionTrace& trace;
+  const Stages& stages;
   const StepPlan& plan;
   StepContext context;
   double loss_gradient = 0;
@@ -37,7 +40,9 @@ class StepRun {
 
   void run();
 
-  /// The wanted versions, by micro-batch.
+  /// Where the parameters are.
+  at::Device device() const;
+  /// The wanted versions, by micro-batch; of a pipeline those of this rank's stages.
   std::vector<std::map<int64_t, at::Tensor>>& kept() { return kept_; }
 
  private:
@@ -48,9 +53,10 @@ class StepRun {
   };
 
   struct MicroBatch {
-    std::vector<at::Tensor> values;  // per version, detached
-    std::vector<at::Tensor> grads;   // per version
-    std::vector<BlockGraph> graphs;  // per block
+    std::vector<at::Tensor> values;      // per version, detached
+    std::vector<at::Tensor> grads;       // per version
+    std::vector<BlockGraph> graphs;      // per block
+    std::map<size_t, KeptResults> kept;  // by block, from forward to recompute
   };
 
   void check_batch(size_t m) const;
@@ -58,15 +64,19 @@ class StepRun {
   std::vector<Parameter*> parameters_of(const BlockRange& range) const;
   void execute(const Action& action, size_t index);
   NamedTensors inputs_of(size_t m, size_t b, bool with_graph);
-  NamedTensors call(const Block& block, const NamedTensors& inputs) const;
-  void forward(size_t m, size_t b, bool with_graph, bool again);
+  NamedTensors call(const Block& block, const NamedTensors& inputs, KeptResults* kept) const;
+  KeptResults* kept_of(size_t m, size_t b, const Action& action);
+  void forward(size_t m, size_t b, const Action& action);
   at::Tensor gradient_of(size_t m, int64_t version, const at::Tensor& output);
   void backward(size_t m, size_t b);
   void reduce(size_t index, const BlockRange& range);
+  void transfer(const Action& action, const BlockRange& range);
+  void drop(size_t m, size_t index, int64_t place);
 
   RunSetup s_;
   const std::vector<NamedTensors>& batches_;
   Schedule schedule_;
+  StageLink link_;
   std::vector<MicroBatch> states_;
   std::vector<std::map<int64_t, at::Tensor>> kept_;
   std::map<Parameter*, std::set<size_t>> reduced_at_;  // actions that reduce it

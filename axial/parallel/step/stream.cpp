@@ -63,4 +63,15 @@ Stream build_stream(const std::vector<Block>& blocks, const std::vector<std::str
   return stream;
 }
 
+std::vector<int64_t> versions_across(const Stream& stream, int64_t border) {
+  std::set<int64_t> across;
+  for (size_t b = static_cast<size_t>(border); b < stream.reads.size(); ++b) {
+    for (const int64_t v : stream.reads[b]) {
+      const int64_t producer = stream.values[static_cast<size_t>(v)].producer;
+      if (producer != kFromBatch && producer < border) across.insert(v);
+    }
+  }
+  return {across.begin(), across.end()};
+}
+
 }  // namespace axial::parallel

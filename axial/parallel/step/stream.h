@@ -30,6 +30,9 @@ struct Stream {
   std::map<std::string, int64_t> last;       ///< name -> its last version
 };
 
+/// Versions that blocks before `border` write and blocks from it on read, in order: what stages exchange.
+std::vector<int64_t> versions_across(const Stream& stream, int64_t border);
+
 /// Resolve all names; throws ValueError naming block and tensor for a read of what nobody wrote before, a
 /// name twice in a list, and two blocks or batch tensors of one name.
 Stream build_stream(const std::vector<Block>& blocks, const std::vector<std::string>& batch_names);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory policy -> action list. All decisions about keeping and recomputing are made here.
 #include <algorithm>
+#include <map>
+#include <utility>
 
 #include "axial/core/check/check.h"
 #include "axial/parallel/step/action.h"
@@ -27,6 +29,16 @@ const char* name_of(ActionKind kind) {
       return "release";
     case ActionKind::kReduce:
       return "reduce";
+    case ActionKind::kSend:
+      return "send";
+    case ActionKind::kRecv:
+      return "recv";
+    case ActionKind::kSendGrad:
+      return "send_grad";
+    case ActionKind::kRecvGrad:
+      return "recv_grad";
+    case ActionKind::kTie:
+      return "tie";
   }
   return "?";
 }
@@ -42,72 +54,180 @@ void check_counts(int64_t num_blocks, int64_t num_micro_batches, const MemoryPol
               "zero_stage; expected one of [0, 3], got {}", policy.zero_stage);
 }
 
-// Fills plan.groups; true for those that keep their graph.
-std::vector<bool> cut_into_groups(int64_t num_blocks, const MemoryPolicy& policy, StepPlan& plan) {
+// Groups of the own stages, and what the writer knows of them.
+struct Groups {
+  std::vector<bool> keeps_graph;
+  std::map<int64_t, std::pair<int64_t, int64_t>> of_stage;  // [first, last] group
+};
+
+Groups cut_into_groups(const Stages& stages, int64_t rank, const MemoryPolicy& policy, StepPlan& plan) {
+  const int64_t num_blocks = stages.num_blocks();
   const int64_t first = std::min(num_blocks, policy.keep_first);
   const int64_t last = std::max(first, num_blocks - policy.keep_last);
-  std::vector<bool> keep;
-  for (int64_t b = 0; b < num_blocks;) {
-    const bool kept = policy.recompute_group == 0 || b < first || b >= last;
-    const int64_t end = kept ? b + 1 : std::min(last, b + policy.recompute_group);
-    plan.groups.push_back({b, end});
-    keep.push_back(kept);
-    b = end;
+  Groups groups;
+  for (int64_t s = rank; s < stages.size(); s += stages.ranks) {
+    const BlockRange stage = stages.ranges[static_cast<size_t>(s)];
+    groups.of_stage[s].first = static_cast<int64_t>(plan.groups.size());
+    for (int64_t b = stage.begin; b < stage.end;) {
+      const bool kept = policy.recompute_group == 0 || b < first || b >= last;
+      const int64_t end = kept ? b + 1 : std::min({last, stage.end, b + policy.recompute_group});
+      plan.groups.push_back({b, end});
+      groups.keeps_graph.push_back(kept);
+      b = end;
+    }
+    groups.of_stage[s].second = static_cast<int64_t>(plan.groups.size()) - 1;
   }
-  return keep;
+  return groups;
 }
+
+bool computes(const Action& action) {
+  return action.kind == ActionKind::kForward || action.kind == ActionKind::kRecompute ||
+         action.kind == ActionKind::kBackward;
+}
+
+// A group that is used once: its actions [begin, end), a recompute and its backward together. What it waits
+// for belongs to it, so that a gather before it overlaps with the wait.
+struct Use {
+  int64_t group = 0;
+  int64_t micro_batch = 0;
+  size_t begin = 0;
+  size_t end = 0;
+};
+
+std::vector<Use> uses_of(const std::vector<Action>& actions) {
+  std::vector<Use> uses;
+  for (size_t i = 0; i < actions.size(); ++i) {
+    if (!computes(actions[i])) continue;
+    size_t begin = i;
+    if (actions[i].kind == ActionKind::kRecompute) ++i;
+    const auto waits = [](const Action& a) {
+      return a.kind == ActionKind::kRecv || a.kind == ActionKind::kRecvGrad;
+    };
+    if (begin > 0 && waits(actions[begin - 1])) --begin;
+    uses.push_back({actions[i].group, actions[i].micro_batch, begin, i + 1});
+  }
+  return uses;
+}
+
+// ZeRO-3: a group is fetched before the group ahead of it computes, and kept while it is used in a row.
+void add_gathers(StepPlan& plan) {
+  const std::vector<Use> uses = uses_of(plan.actions);
+  std::vector<Action> actions;
+  size_t next = 0;  // action not yet taken over
+  const auto take = [&](size_t end) {
+    actions.insert(actions.end(), plan.actions.begin() + static_cast<std::ptrdiff_t>(next),
+                   plan.actions.begin() + static_cast<std::ptrdiff_t>(end));
+    next = end;
+  };
+  for (size_t u = 0; u < uses.size(); ++u) {
+    take(uses[u].begin);
+    const bool goes_on = u + 1 < uses.size() && uses[u + 1].group == uses[u].group;
+    if (u == 0) actions.push_back({ActionKind::kGather, uses[u].micro_batch, uses[u].group});
+    if (u + 1 < uses.size() && !goes_on) {
+      actions.push_back({ActionKind::kGather, uses[u + 1].micro_batch, uses[u + 1].group});
+    }
+    take(uses[u].end);
+    if (!goes_on) actions.push_back({ActionKind::kRelease, uses[u].micro_batch, uses[u].group});
+  }
+  take(plan.actions.size());
+  plan.actions = std::move(actions);
+}
+
+// Writes the passes of stages one after the other.
+class Writer {
+ public:
+  Writer(const Stages& stages, int64_t rank, const MemoryPolicy& policy)
+      : stages_(stages),
+        keep_attention_(policy.keep_attention),
+        groups_(cut_into_groups(stages, rank, policy, plan_)) {}
+
+  void forward(int64_t stage, int64_t m, bool may_keep) {
+    const auto [first, last] = groups_.of_stage.at(stage);
+    if (stage > 0) add(ActionKind::kRecv, m, first);
+    for (int64_t g = first; g <= last; ++g) {
+      plan_.actions.push_back(
+          {ActionKind::kForward, m, g, may_keep && keeps(g), may_keep && keep_attention_ && !keeps(g)});
+    }
+    if (stage + 1 < stages_.size()) add(ActionKind::kSend, m, last);
+  }
+
+  void backward(int64_t stage, int64_t m, bool reduces) {
+    const auto [first, last] = groups_.of_stage.at(stage);
+    if (stage + 1 < stages_.size()) add(ActionKind::kRecvGrad, m, last);
+    for (int64_t g = last; g >= first; --g) {
+      if (!keeps(g)) add(ActionKind::kRecompute, m, g);
+      add(ActionKind::kBackward, m, g);
+      if (g == first && stage > 0) add(ActionKind::kSendGrad, m, first);
+      if (reduces) add(ActionKind::kReduce, m, g);
+    }
+  }
+
+  void add(ActionKind kind, int64_t m, int64_t g) { plan_.actions.push_back({kind, m, g}); }
+  StepPlan& plan() { return plan_; }
+
+ private:
+  bool keeps(int64_t group) const { return groups_.keeps_graph[static_cast<size_t>(group)]; }
+
+  StepPlan plan_;
+  const Stages& stages_;
+  bool keep_attention_ = false;
+  Groups groups_;
+};
 
 }  // namespace
 
-StepPlan write_training_step(int64_t num_blocks, int64_t num_micro_batches, const MemoryPolicy& policy) {
-  check_counts(num_blocks, num_micro_batches, policy);
-  StepPlan plan;
-  const std::vector<bool> keep = cut_into_groups(num_blocks, policy, plan);
-  const auto num_groups = static_cast<int64_t>(plan.groups.size());
-  const bool gathers = policy.zero_stage == 3;
-  const auto add = [&](ActionKind kind, int64_t m, int64_t g, bool keep_graph = false) {
-    plan.actions.push_back({kind, m, g, keep_graph});
-  };
-  for (int64_t m = 0; m < num_micro_batches; ++m) {
-    if (gathers) add(ActionKind::kGather, m, 0);
-    for (int64_t g = 0; g < num_groups; ++g) {
-      if (gathers && g + 1 < num_groups) add(ActionKind::kGather, m, g + 1);
-      add(ActionKind::kForward, m, g, keep[static_cast<size_t>(g)]);
-      if (gathers && g + 1 < num_groups) add(ActionKind::kRelease, m, g);  // the last one goes on backward
+StepPlan write_training_step(const Stages& stages, int64_t rank, int64_t num_micro_batches,
+                             const MemoryPolicy& policy, PipeSchedule schedule) {
+  check_counts(stages.num_blocks(), num_micro_batches, policy);
+  Writer writer(stages, rank, policy);
+  const std::vector<StageWork> order = stage_order(stages, rank, num_micro_batches, schedule);
+  for (size_t i = 0; i < order.size(); ++i) {
+    const auto& [backward, stage, m] = order[i];
+    if (!backward) {
+      writer.forward(stage, m, true);
+      continue;
     }
-    for (int64_t g = num_groups - 1; g >= 0; --g) {
-      if (gathers && g > 0) add(ActionKind::kGather, m, g - 1);
-      if (!keep[static_cast<size_t>(g)]) add(ActionKind::kRecompute, m, g);
-      add(ActionKind::kBackward, m, g);
-      if (gathers) add(ActionKind::kRelease, m, g);
-      if (policy.zero_stage >= 2 || m + 1 == num_micro_batches) add(ActionKind::kReduce, m, g);
-    }
-    add(ActionKind::kFree, m, 0);
+    writer.backward(stage, m, policy.zero_stage >= 2 || m + 1 == num_micro_batches);
+    const bool is_last = std::none_of(order.begin() + static_cast<std::ptrdiff_t>(i) + 1, order.end(),
+                                      [m = m](const StageWork& w) { return w.micro_batch == m; });
+    if (is_last) writer.add(ActionKind::kFree, m, 0);
   }
-  return plan;
+  if (policy.zero_stage == 3) add_gathers(writer.plan());
+  if (stages.ranks > 1) {
+    writer.add(ActionKind::kTie, 0, 0);
+    // Enough for every rank to run as far ahead as its schedule lets it.
+    writer.plan().sends_in_flight = schedule == PipeSchedule::kGPipe ? num_micro_batches : stages.size() + 1;
+  }
+  return std::move(writer.plan());
+}
+
+StepPlan write_training_step(int64_t num_blocks, int64_t num_micro_batches, const MemoryPolicy& policy) {
+  return write_training_step(Stages::whole(num_blocks), 0, num_micro_batches, policy);
+}
+
+StepPlan write_inference_step(const Stages& stages, int64_t rank, int64_t zero_stage) {
+  AXIAL_CHECK(stages.num_blocks() >= 1, kOp, "number of blocks; expected at least 1, got {}",
+              stages.num_blocks());
+  Writer writer(stages, rank, {});
+  for (int64_t s = rank; s < stages.size(); s += stages.ranks) writer.forward(s, 0, false);
+  if (zero_stage == 3) add_gathers(writer.plan());
+  writer.add(ActionKind::kFree, 0, 0);
+  return std::move(writer.plan());
 }
 
 StepPlan write_inference_step(int64_t num_blocks, int64_t zero_stage) {
-  AXIAL_CHECK(num_blocks >= 1, kOp, "number of blocks; expected at least 1, got {}", num_blocks);
-  StepPlan plan;
-  const bool gathers = zero_stage == 3;
-  if (gathers) plan.actions.push_back({ActionKind::kGather, 0, 0, false});
-  for (int64_t b = 0; b < num_blocks; ++b) {
-    plan.groups.push_back({b, b + 1});
-    if (gathers && b + 1 < num_blocks) plan.actions.push_back({ActionKind::kGather, 0, b + 1, false});
-    plan.actions.push_back({ActionKind::kForward, 0, b, false});
-    if (gathers) plan.actions.push_back({ActionKind::kRelease, 0, b, false});
-  }
-  plan.actions.push_back({ActionKind::kFree, 0, 0, false});
-  return plan;
+  return write_inference_step(Stages::whole(num_blocks), 0, zero_stage);
 }
 
 std::string to_string(const StepPlan& plan, const Action& action) {
+  if (action.kind == ActionKind::kTie) return name_of(action.kind);
   if (action.kind == ActionKind::kFree) return fmt::format("free mb{}", action.micro_batch);
   const BlockRange range = plan.groups.at(static_cast<size_t>(action.group));
   const std::string group = fmt::format("g{} [{},{})", action.group, range.begin, range.end);
   return fmt::format("{} mb{} {}{}", name_of(action.kind), action.micro_batch, group,
-                     action.keep_graph ? " keep" : "");
+                     action.keep_graph       ? " keep"
+                     : action.keep_attention ? " keep attention"
+                                             : "");
 }
 
 std::string to_string(const StepPlan& plan) {

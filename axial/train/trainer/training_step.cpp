@@ -10,20 +10,28 @@
 #include "axial/core/rng/rng.h"
 #include "axial/optim/clip/clip.h"
 #include "axial/parallel/host_value/host_value.h"
+#include "axial/parallel/pipeline/stages.h"
+#include "axial/parallel/step/simulate.h"
 
 namespace axial::train {
 namespace {
 
 constexpr std::string_view kOp = "train";
 
-parallel::ParameterTable& materialized(models::Model& model, const TrainOptions& options, at::Device device,
-                                       const TrainingRanks& ranks) {
+void materialize(models::Model& model, const TrainOptions& options, at::Device device,
+                 const TrainingRanks& ranks) {
   if (ranks.communicator != nullptr) {
     parallel::partition_parameters(*model.parameters, ranks.communicator->mesh(), ranks.options.zero);
   }
   model.parameters->materialize(device, scalar_type_of(options.precision),
                                 static_cast<uint64_t>(options.seed));
-  return *model.parameters;
+}
+
+// Loss sums of the ranks add up over these: of a pipeline one stage has them.
+parallel::Axes loss_axes(const parallel::Mesh& mesh) {
+  parallel::Axes axes = mesh.batch_axes();
+  if (parallel::pipe_degree(mesh) > 1) axes.emplace_back(parallel::kPipeAxis);
+  return axes;
 }
 
 }  // namespace
@@ -34,8 +42,7 @@ TrainingStep::TrainingStep(models::Model& model, const TrainOptions& options, at
       options_(options),
       device_(device),
       ranks_(ranks),
-      runner_(model.blocks_with("loss"), materialized(model, options, device, ranks), model.batch_names,
-              ranks.communicator),
+      runner_((materialize(model, options, device, ranks), model.runner_with("loss", ranks.communicator))),
       optimizer_(options.optimizer, *model.parameters),
       scaler_(options.loss_scale, options.precision == Precision::kFp16) {
   runner_.set_sequence(ranks.sequence);
@@ -46,9 +53,16 @@ const parallel::StepPlan& TrainingStep::plan_for(int64_t num_micro_batches) {
   if (it != plans_.end()) return it->second;
   parallel::MemoryPolicy policy;
   policy.recompute_group = options_.recompute_group;
+  policy.keep_attention = options_.keep_attention;
   policy.zero_stage = ranks_.communicator != nullptr ? ranks_.options.zero : 0;
-  const auto num_blocks = static_cast<int64_t>(runner_.blocks().size());
-  return plans_[num_micro_batches] = parallel::write_training_step(num_blocks, num_micro_batches, policy);
+  const parallel::Stages& stages = runner_.stages();
+  std::vector<parallel::StepPlan> plans;
+  for (int64_t r = 0; r < stages.ranks; ++r) {
+    plans.push_back(
+        parallel::write_training_step(stages, r, num_micro_batches, policy, ranks_.options.pipe_schedule));
+  }
+  parallel::simulate_pipeline(plans);  // what would hang is refused
+  return plans_[num_micro_batches] = std::move(plans[static_cast<size_t>(runner_.pipe_rank())]);
 }
 
 std::vector<parallel::NamedTensors> TrainingStep::tensors_of(
@@ -84,7 +98,7 @@ StepOutcome TrainingStep::run(const std::vector<data::Batch>& micro_batches, int
   for (size_t i = 0; i < result.loss_sums.size(); ++i) {
     loss_sum += parallel::host_value(result.loss_sums[i], micro_batches[i].weight);
   }
-  loss_sum = sum_over(runner_.communicator().mesh().batch_axes(), loss_sum, loss_sum);
+  loss_sum = sum_over(loss_axes(runner_.communicator().mesh()), loss_sum, loss_sum);
   update(outcome, loss_sum, step);
   model_.parameters->clear_gradients();
   return outcome;
