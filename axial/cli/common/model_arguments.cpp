@@ -13,6 +13,7 @@
 #include "axial/core/check/check.h"
 #include "axial/core/file/file.h"
 #include "axial/core/log/log.h"
+#include "axial/core/recipe/recipe.h"
 #include "axial/data/input/input.h"
 #include "axial/train/run_folder/run_folder.h"
 
@@ -41,6 +42,15 @@ void adopt_tokenizer(train::LoadedModel& loaded, const std::string& kind) {
   loaded.tokenizer = made->to_json();
 }
 
+struct MeshRecipe {
+  parallel::MeshOptions parallel;
+
+  template <class V>
+  void fields(V& v) {
+    v("parallel", parallel, "how ranks split the model");
+  }
+};
+
 }  // namespace
 
 void ModelArguments::declare(CLI::App& command) {
@@ -61,9 +71,41 @@ void ModelArguments::declare_tokenizer(CLI::App& command) {
       ->check(CLI::IsMember({"codon", "nucleotide", "byte"}));
 }
 
-train::LoadedModel ModelArguments::load() const {
-  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+void ModelArguments::declare_ranks(CLI::App& command) {
+  ranks.declare(command);
+  command
+      .add_option("--set", overrides,
+                  "how ranks split the model, as in a recipe: parallel.tensor=2; repeatable")
+      ->take_all()
+      ->allow_extra_args(false);
+}
+
+std::filesystem::path MeshModel::output(const std::filesystem::path& out) const {
+  return is_first() ? output_path(out) : "/dev/null";
+}
+
+int ModelArguments::run_on_mesh(const std::function<int(const MeshModel&)>& work) const {
+  recipe::Node root = recipe::Node::section();
+  for (const std::string& assignment : overrides) recipe::apply_override(root, assignment);
+  const parallel::MeshOptions options = recipe::parse<MeshRecipe>(root).parallel;
+  return run_on_ranks(ranks, [&](parallel::World& world) {
+    const auto communicator =
+        world.make_communicator(parallel::make_mesh(options, world.size(), world.rank()));
+    return work({world, *communicator, options});
+  });
+}
+
+train::LoadedModel ModelArguments::load() const { return load_with({}); }
+
+train::LoadedModel ModelArguments::load(const MeshModel& mesh) const {
   train::LoadOptions options;
+  options.ranks = &mesh.ranks;
+  options.parallel = mesh.options;
+  return load_with(options);
+}
+
+train::LoadedModel ModelArguments::load_with(train::LoadOptions options) const {
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
   options.dtype = scalar_type(precision);
   options.which = checkpoint == "best" ? train::WhichCheckpoint::kBest : train::WhichCheckpoint::kLast;
   train::LoadedModel loaded = train::load_model(path, models::all_models(), options);

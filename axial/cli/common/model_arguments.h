@@ -4,13 +4,28 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <functional>
 #include <string>
+#include <vector>
 
+#include "axial/cli/common/ranks.h"
 #include "axial/data/genome/genome.h"
+#include "axial/parallel/mesh/mesh_options.h"
 #include "axial/train/infer/windows.h"
 #include "axial/train/load/load.h"
 
 namespace axial::cli {
+
+/// The ranks that a model is split over.
+struct MeshModel {
+  parallel::World& world;
+  parallel::Communicator& ranks;
+  parallel::MeshOptions options;
+
+  bool is_first() const { return world.rank() == 0; }
+  /// Where this rank writes what all ranks have: the file of --out, or nowhere.
+  std::filesystem::path output(const std::filesystem::path& out) const;
+};
 
 /// What the user said about the model.
 struct ModelArguments {
@@ -19,14 +34,26 @@ struct ModelArguments {
   std::string checkpoint = "best";
   int64_t threads = 0;
   std::string tokenizer;  ///< kind for a folder that carries none; "": not said
+  RanksArguments ranks;
+  std::vector<std::string> overrides;  ///< "parallel.tensor=2"
 
   /// Declare CKPT, --precision, --checkpoint and --threads.
   void declare(CLI::App& command);
   /// Declare --tokenizer, for commands that read or write sequences.
   void declare_tokenizer(CLI::App& command);
+  /// Declare --ranks, --timeout and --set, for commands that run the model.
+  void declare_ranks(CLI::App& command);
   /// Set the number of threads and load; throws what load_model throws, and ValueError when --tokenizer
   /// contradicts the folder's or has more ids than the model.
   train::LoadedModel load() const;
+  /// Run `work` on every rank that was asked for, with the communicator of the mesh that --set names, and
+  /// return what the first rank's returned. Ranks after the first are silent.
+  int run_on_mesh(const std::function<int(const MeshModel&)>& work) const;
+  /// As load(), split over the ranks.
+  train::LoadedModel load(const MeshModel& mesh) const;
+
+ private:
+  train::LoadedModel load_with(train::LoadOptions options) const;
 };
 
 /// The tokenizer of a loaded model; throws ValueError when its folder carries none.

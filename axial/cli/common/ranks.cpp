@@ -24,7 +24,7 @@ void be_quiet() {
 void RanksArguments::declare(CLI::App& command) {
   command
       .add_option("--ranks", ranks,
-                  "run on N processes of this machine; the recipe's parallel: splits the work")
+                  "run on N processes of this machine; parallel: (recipe or --set) splits the work")
       ->check(CLI::Range(1, 1024));
   command.add_option("--timeout", timeout_s, "seconds after which a rank that does not come is given up")
       ->check(CLI::Range(1.0, 1e6))

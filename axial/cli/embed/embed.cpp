@@ -35,35 +35,41 @@ void check_out(const Arguments& arguments) {
   check_is_no_model_file(arguments.out, arguments.model.path);
 }
 
-int run(const Arguments& arguments) {
+int run_on(const MeshModel& mesh, const Arguments& arguments) {
   check_out(arguments);
-  train::LoadedModel loaded = arguments.model.load();
+  train::LoadedModel loaded = arguments.model.load(mesh);
   const data::GenomeRecords records = open_records(arguments.data, loaded);
   Progress progress({.label = "embed", .unit = "tokens", .total = records.report().tokens});
   train::WindowOptions windows = arguments.windows;
   windows.on_tokens = [&](int64_t count) { progress.advance(count); };
-  make_parent(arguments.out);
-  AtomicWriter ids(ids_path(arguments.out));
+  if (mesh.is_first()) make_parent(arguments.out);
+  AtomicWriter ids(mesh.output(ids_path(arguments.out)));
   std::unique_ptr<train::NpyWriter> rows;  // made at the first record, which tells the width
   const auto on_embedding = [&](const std::string& id, std::span<const float> embedding) {
+    if (!mesh.is_first()) return;
     if (!rows)
       rows = std::make_unique<train::NpyWriter>(arguments.out, static_cast<int64_t>(embedding.size()));
     rows->write_row(embedding);
     ids.write(id + "\n");
   };
   train::Embedder embedder(loaded.model, windows, {data::SpecialIds::kBegin, data::SpecialIds::kEnd},
-                           on_embedding);
+                           on_embedding, &mesh.ranks);
   for (int64_t i = 0; i < records.size(); ++i) {
     data::GenomeRecord record = records.record(i);
     embedder.add(std::move(record.name), {record.tokens.begin(), record.tokens.end()});
   }
   embedder.finish();
+  if (!mesh.is_first()) return 0;
   rows->finish();
   ids.commit();
   progress.finish();
   fmt::print("{} embeddings -> {}, ids -> {}\n", rows->rows(), arguments.out.string(),
              ids_path(arguments.out).string());
   return 0;
+}
+
+int run(const Arguments& arguments) {
+  return arguments.model.run_on_mesh([&](const MeshModel& mesh) { return run_on(mesh, arguments); });
 }
 
 }  // namespace
@@ -73,6 +79,7 @@ void register_embed(CommandRegistry& registry) {
     auto arguments = std::make_shared<Arguments>();
     arguments->model.declare(command);
     arguments->model.declare_tokenizer(command);
+    arguments->model.declare_ranks(command);
     declare_data(command, arguments->data);
     declare_out(command, arguments->out,
                 ".npy file, float32 [records, hidden]; ids go to <name>.ids.txt beside it");

@@ -120,9 +120,10 @@ void check_held_out(const Arguments& arguments, const Question& question, const 
   }
 }
 
-BaselineRow model_row(train::LoadedModel& loaded, const data::GenomeData& genomes, int64_t batch) {
-  parallel::StepRunner runner(loaded.model.blocks_with("loss"), *loaded.model.parameters,
-                              loaded.model.batch_names);
+BaselineRow model_row(const MeshModel& mesh, train::LoadedModel& loaded, const data::GenomeData& genomes,
+                      const parallel::SequenceLayout& rows, int64_t batch) {
+  parallel::StepRunner runner = loaded.model.runner_with("loss", &mesh.ranks);
+  runner.set_sequence(rows);
   Progress progress({.label = "eval", .unit = "rows", .total = genomes.validation->num_rows()});
   train::EvaluateOptions options;
   options.batch = batch;
@@ -185,19 +186,28 @@ void draw_curve(const fs::path& run_folder, const data::BaselineTable& table, bo
   }
 }
 
-int run(const Arguments& arguments) {
+// Every rank reads the rows; what the first one caches, the others find.
+data::GenomeData open_rows(const MeshModel& mesh, const Question& question,
+                           const parallel::SequenceLayout& rows) {
+  data::GenomeData genomes;
+  mesh.world.first_alone([&] { genomes = data::open_genome_data(question.data, question.seed, rows); });
+  return genomes;
+}
+
+int run_on(const MeshModel& mesh, const Arguments& arguments) {
   std::optional<AtomicWriter> json;  // opened before the work, so that it is not done in vain
-  if (arguments.json) {
+  if (arguments.json && mesh.is_first()) {
     if (!arguments.data.empty()) check_is_no_input(*arguments.json, arguments.data);
     if (!arguments.validation_data.empty()) check_is_no_input(*arguments.json, arguments.validation_data);
     check_is_no_model_file(*arguments.json, arguments.model.path);
     make_parent(*arguments.json);
     json.emplace(*arguments.json);
   }
-  train::LoadedModel loaded = arguments.model.load();
+  train::LoadedModel loaded = arguments.model.load(mesh);
   const fs::path run_folder = run_folder_of(arguments.model.path);
   const Question question = question_of(arguments, run_folder, loaded);
-  const data::GenomeData genomes = data::open_genome_data(question.data, question.seed);
+  const auto rows = parallel::SequenceLayout::over(mesh.ranks.mesh(), question.data.sequence_length);
+  const data::GenomeData genomes = open_rows(mesh, question, rows);
   print_report(genomes.report);
   check_held_out(arguments, question, loaded, genomes.report);
   AXIAL_CHECK(genomes.validation != nullptr, "eval",
@@ -205,8 +215,10 @@ int run(const Arguments& arguments) {
   AXIAL_CHECK(genomes.tokenizer->to_json() == loaded.tokenizer, "eval",
               "the data is encoded otherwise than the model's; expected {}, got {}", loaded.tokenizer.dump(),
               genomes.tokenizer->to_json().dump());
+  const BaselineRow judged = model_row(mesh, loaded, genomes, rows, arguments.batch);
+  if (!mesh.is_first()) return 0;
   data::BaselineTable table = baseline_rows(genomes, arguments.max_order);
-  table.rows.push_back(model_row(loaded, genomes, arguments.batch));
+  table.rows.push_back(judged);
   const int64_t tokens = table.rows.back().tokens;
   if (!arguments.truth.empty()) table.rows.push_back(truth_row(genomes, arguments.truth));
   for (const BaselineRow& row : table.rows) {
@@ -224,6 +236,10 @@ int run(const Arguments& arguments) {
   return 0;
 }
 
+int run(const Arguments& arguments) {
+  return arguments.model.run_on_mesh([&](const MeshModel& mesh) { return run_on(mesh, arguments); });
+}
+
 }  // namespace
 
 void register_eval(CommandRegistry& registry) {
@@ -231,6 +247,7 @@ void register_eval(CommandRegistry& registry) {
     auto arguments = std::make_shared<Arguments>();
     arguments->model.declare(command);
     arguments->model.declare_tokenizer(command);
+    arguments->model.declare_ranks(command);
     command.add_option(
         "--data", arguments->data,
         "FASTA files; split as the run's recipe says, or beside its validation_files. Default: "
@@ -255,6 +272,7 @@ void register_eval(CommandRegistry& registry) {
         "Examples:\n"
         "  axial eval runs/yeast --data yeast.fasta --json eval.json\n"
         "  axial eval hf_folder --data yeast.fasta --validation-fraction 0.1\n"
+        "  axial eval runs/yeast --data yeast.fasta --ranks 2 --set parallel.ring=2\n"
         "Perplexity is per predicted token: every codon and the end of each record.");
     return [arguments] { return run(*arguments); };
   });

@@ -60,30 +60,35 @@ int64_t default_max_tokens(const models::Model& model, size_t prompt, int64_t ot
   return std::clamp<int64_t>(train::max_positions_of(model, given + otherwise) - given, 1, otherwise);
 }
 
-int run(const Arguments& arguments) {
+int run_on(const MeshModel& mesh, const Arguments& arguments) {
   train::GenerateOptions options = arguments.options;
   if (arguments.max_tokens) options.max_tokens = *arguments.max_tokens;
   options.validate();
   check_is_no_model_file(arguments.out, arguments.model.path);
-  train::LoadedModel loaded = arguments.model.load();
+  train::LoadedModel loaded = arguments.model.load(mesh);
   const auto tokenizer = tokenizer_of(loaded);
   const train::GenerateIds ids =
       ids_of(arguments, *tokenizer, loaded.model.config.value("vocab_size", tokenizer->vocab_size()));
   if (!arguments.max_tokens)
     options.max_tokens = default_max_tokens(loaded.model, ids.prompt.size(), options.max_tokens);
-  make_parent(arguments.out);
-  AtomicWriter out(output_path(arguments.out));
+  if (mesh.is_first()) make_parent(arguments.out);
+  AtomicWriter out(mesh.output(arguments.out));
   Progress progress({.label = "generate", .unit = "sequences", .total = options.count});
-  train::generate(loaded.model, ids, options, [&](const train::Generated& sequence) {
+  const auto on_sequence = [&](const train::Generated& sequence) {
     std::vector<int32_t> all = ids.prompt;
     all.insert(all.end(), sequence.ids.begin(), sequence.ids.end());
     out.write(fasta_of(sequence, tokenizer->decode(all)));
     progress.advance(1);
-  });
+  };
+  train::generate(loaded.model, ids, options, on_sequence, &mesh.ranks);
   out.commit();
   progress.finish();
   print_summary(arguments.out, fmt::format("{} sequences -> {}", options.count, arguments.out.string()));
   return 0;
+}
+
+int run(const Arguments& arguments) {
+  return arguments.model.run_on_mesh([&](const MeshModel& mesh) { return run_on(mesh, arguments); });
 }
 
 void declare_sampling(CLI::App& command, Arguments& a) {
@@ -112,6 +117,7 @@ void register_generate(CommandRegistry& registry) {
     auto arguments = std::make_shared<Arguments>();
     arguments->model.declare(command);
     arguments->model.declare_tokenizer(command);
+    arguments->model.declare_ranks(command);
     declare_out(command, arguments->out, "FASTA file; -: stdout");
     command.add_option("--prompt", arguments->prompt,
                        "bases that every sequence starts with, for example ATG");
@@ -120,7 +126,8 @@ void register_generate(CommandRegistry& registry) {
     command.footer(
         "Examples:\n"
         "  axial generate runs/yeast --count 100 --prompt ATG --out genes.fasta\n"
-        "  axial generate runs/yeast --temperature 0.8 --top-p 0.95 --seed 7 --out genes.fasta");
+        "  axial generate runs/yeast --temperature 0.8 --top-p 0.95 --seed 7 --out genes.fasta\n"
+        "  axial generate runs/yeast --count 100 --out genes.fasta --ranks 2 --set parallel.pipe=2");
     return [arguments] { return run(*arguments); };
   });
 }

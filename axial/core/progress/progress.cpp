@@ -63,6 +63,7 @@ Progress::Progress(ProgressOptions options) : options_(std::move(options)) {
   if (style_ == ProgressStyle::kAutomatic) {
     const bool terminal = ::isatty(::fileno(options_.stream)) != 0;
     style_ = terminal ? ProgressStyle::kTerminal : ProgressStyle::kPlain;
+    if (!log()->should_log(spdlog::level::warn)) style_ = ProgressStyle::kQuiet;  // errors alone are wanted
   }
   if (style_ == ProgressStyle::kTerminal) set_before_log(clear_drawn_line);
   done_ = options_.start;

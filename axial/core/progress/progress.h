@@ -14,7 +14,8 @@
 
 namespace axial {
 
-/// How progress is shown. `kAutomatic` asks the stream whether it is a terminal.
+/// How progress is shown. `kAutomatic` asks the stream whether it is a terminal, and is quiet where the log
+/// tells errors alone.
 enum class ProgressStyle { kAutomatic, kTerminal, kPlain, kQuiet };
 
 /// What a Progress counts and where it writes.

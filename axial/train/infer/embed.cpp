@@ -8,13 +8,16 @@
 
 namespace axial::train {
 
-Embedder::Embedder(models::Model& model, const WindowOptions& options, std::vector<int32_t> left_out,
-                   OnEmbedding on_embedding)
+Embedder::Embedder(const models::Model& model, const WindowOptions& options, std::vector<int32_t> left_out,
+                   OnEmbedding on_embedding, parallel::Communicator* ranks)
     : left_out_(std::move(left_out)),
       on_embedding_(std::move(on_embedding)),
-      windows_(model, "", "hidden", options,
-               [this](int64_t record, const Window& window, const at::Tensor& rows, int64_t first,
-                      bool last) { take(record, window, rows, first, last); }) {}
+      windows_(
+          model, "", "hidden", options,
+          [this](int64_t record, const Window& window, const at::Tensor& rows, int64_t first, bool last) {
+            take(record, window, rows, first, last);
+          },
+          ranks) {}
 
 void Embedder::add(std::string id, std::vector<int32_t> ids) {
   Open open;

@@ -19,9 +19,9 @@ class Embedder {
  public:
   /// C values per record.
   using OnEmbedding = std::function<void(const std::string& id, std::span<const float> embedding)>;
-  /// `left_out`: ids that are not averaged.
-  Embedder(models::Model& model, const WindowOptions& options, std::vector<int32_t> left_out,
-           OnEmbedding on_embedding);
+  /// `left_out`: ids that are not averaged. `ranks`: as WindowRunner has it; all are told all embeddings.
+  Embedder(const models::Model& model, const WindowOptions& options, std::vector<int32_t> left_out,
+           OnEmbedding on_embedding, parallel::Communicator* ranks = nullptr);
 
   void add(std::string id, std::vector<int32_t> ids);
   void finish() { windows_.finish(); }

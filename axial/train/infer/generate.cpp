@@ -5,9 +5,11 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "axial/core/check/check.h"
 #include "axial/core/rng/rng.h"
+#include "axial/parallel/collectives/exchange.h"
 #include "axial/parallel/step/runner.h"
 #include "axial/train/infer/windows.h"
 
@@ -142,6 +144,25 @@ class Group {
   parallel::DecodeState state_;
 };
 
+// Between ranks: numbers as they are, to the last bit.
+std::string to_text(const std::vector<Generated>& sequences) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const Generated& s : sequences) {
+    list.push_back({s.index, s.ids, s.log_likelihood, static_cast<int>(s.stop)});
+  }
+  return list.dump();
+}
+
+std::vector<Generated> from_text(const std::string& text) {
+  std::vector<Generated> sequences;
+  const nlohmann::json list = nlohmann::json::parse(text);
+  for (const nlohmann::json& s : list) {
+    sequences.push_back({s.at(0).get<int64_t>(), s.at(1).get<std::vector<int32_t>>(), s.at(2).get<double>(),
+                         static_cast<Generated::Stop>(s.at(3).get<int>())});
+  }
+  return sequences;
+}
+
 }  // namespace
 
 void GenerateOptions::validate() const {
@@ -153,18 +174,30 @@ void GenerateOptions::validate() const {
   sampling.validate();
 }
 
-void generate(models::Model& model, const GenerateIds& ids, const GenerateOptions& options,
-              const std::function<void(const Generated&)>& on_sequence) {
+void generate(const models::Model& model, const GenerateIds& ids, const GenerateOptions& options,
+              const std::function<void(const Generated&)>& on_sequence, parallel::Communicator* ranks) {
   options.validate();
   AXIAL_CHECK(!ids.prompt.empty(), kOp, "the prompt is empty; expected at least a begin token");
   const int64_t length = static_cast<int64_t>(ids.prompt.size()) + options.max_tokens;
   const int64_t longest = max_positions_of(model, length);
   AXIAL_CHECK(length <= longest, kOp, "prompt of {} and max_tokens {} exceed the model's {} positions",
               ids.prompt.size(), options.max_tokens, longest);
-  parallel::StepRunner runner(model.blocks_with("logits"), *model.parameters, model.batch_names);
-  for (int64_t first = 0; first < options.count; first += options.batch) {
-    Group group(runner, ids, options, first, std::min(options.batch, options.count - first));
-    for (const Generated& sequence : group.run()) on_sequence(sequence);
+  parallel::StepRunner runner = model.runner_with("logits", ranks);
+  const parallel::Mesh& mesh = runner.communicator().mesh();
+  const int64_t sharers = mesh.group_size({"data"}), place = mesh.group_rank({"data"}, mesh.rank());
+  for (const auto& row : model.parameters->rows()) {
+    AXIAL_CHECK(sharers == 1 || row->zero_stage < 3, kOp,
+                "ZeRO stage; expected one of [0, 2] for {} ranks of 'data', got 3", sharers);
+  }
+  for (int64_t first = 0; first < options.count; first += sharers * options.batch) {
+    const int64_t own = first + place * options.batch;
+    std::vector<Generated> sequences;
+    if (own < options.count) {
+      sequences = Group(runner, ids, options, own, std::min(options.batch, options.count - own)).run();
+    }
+    for (const std::string& text : parallel::exchange(to_text(sequences), ranks, {"data"})) {
+      for (const Generated& sequence : from_text(text)) on_sequence(sequence);
+    }
   }
 }
 

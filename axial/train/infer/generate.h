@@ -51,9 +51,12 @@ struct Generated {
 
 /// Generate `count` sequences, in order of index. The draw at position p of sequence s is a function of
 /// (seed, s, p) alone, so neither the batch size nor the other sequences matter (logits themselves may differ
-/// in the last bits between batch sizes). Memory: keys and values of `batch` sequences. Throws ValueError
-/// when prompt and max_tokens exceed the model's max_positions.
-void generate(models::Model& model, const GenerateIds& ids, const GenerateOptions& options,
-              const std::function<void(const Generated&)>& on_sequence);
+/// in the last bits between batch sizes). `ranks`, over which the model is split, decode together: `data`
+/// shares out the sequences, the other axes keys and values, and all are told all sequences. Memory: keys and
+/// values of `batch` sequences. Throws ValueError when prompt and max_tokens exceed the model's
+/// max_positions, and for ZeRO-3 over ranks of `data`, which decode different numbers of tokens.
+void generate(const models::Model& model, const GenerateIds& ids, const GenerateOptions& options,
+              const std::function<void(const Generated&)>& on_sequence,
+              parallel::Communicator* ranks = nullptr);
 
 }  // namespace axial::train

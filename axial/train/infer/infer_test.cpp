@@ -42,7 +42,8 @@ TEST(Windows, EveryTokenCountsOnceWithContext) {
 TEST(Windows, PackingKeepsPiecesApart) {
   const std::vector<int32_t> a{5, 6, 7, 8};
   const std::vector<int32_t> b{9, 10};
-  const auto packed = pack_pieces({{a, 2}, {b, 0}});
+  const auto packed = pack_pieces({{a, 2}, {b, 0}},
+                                  parallel::SequenceLayout::whole(static_cast<int64_t>(a.size() + b.size())));
   EXPECT_TRUE(at::equal(packed.at("tokens"), at::tensor({5, 6, 7, 8, 9, 10}, at::kLong).view({1, 6})));
   EXPECT_TRUE(
       at::equal(packed.at("labels"), at::tensor({-100, 7, 8, -100, 10, -100}, at::kLong).view({1, 6})));

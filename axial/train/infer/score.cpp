@@ -6,7 +6,8 @@
 
 namespace axial::train {
 
-Scorer::Scorer(models::Model& model, const WindowOptions& options, OnScore on_score)
+Scorer::Scorer(const models::Model& model, const WindowOptions& options, OnScore on_score,
+               parallel::Communicator* ranks)
     : on_score_(std::move(on_score)),
       windows_(
           model, "log_likelihood", "log_likelihood", options,
@@ -18,7 +19,8 @@ Scorer::Scorer(models::Model& model, const WindowOptions& options, OnScore on_sc
             on_score_(score);
             open_.pop_front();
             ++first_open_;
-          }) {}
+          },
+          ranks) {}
 
 void Scorer::add(std::string id, std::vector<int32_t> ids) {
   open_.push_back({std::move(id), static_cast<int64_t>(ids.size()) - 1, 0.0});

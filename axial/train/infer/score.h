@@ -22,7 +22,9 @@ struct Score {
 class Scorer {
  public:
   using OnScore = std::function<void(const Score&)>;
-  Scorer(models::Model& model, const WindowOptions& options, OnScore on_score);
+  /// `ranks`: as WindowRunner has it; all are told all scores.
+  Scorer(const models::Model& model, const WindowOptions& options, OnScore on_score,
+         parallel::Communicator* ranks = nullptr);
 
   void add(std::string id, std::vector<int32_t> ids);
   void finish() { windows_.finish(); }

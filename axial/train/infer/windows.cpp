@@ -6,18 +6,15 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "axial/core/check/check.h"
+#include "axial/parallel/collectives/rows.h"
 
 namespace axial::train {
 namespace {
 
 constexpr std::string_view kOp = "infer";
-constexpr int64_t kIgnored = -100;
-
-std::vector<parallel::Block> blocks_of(const models::Model& model, const std::string& head) {
-  return head.empty() ? model.trunk : model.blocks_with(head);
-}
 
 }  // namespace
 
@@ -41,45 +38,29 @@ std::vector<Window> cut_windows(int64_t tokens, int64_t window, int64_t overlap)
   return out;
 }
 
-parallel::NamedTensors pack_pieces(const std::vector<PackedPiece>& pieces) {
-  int64_t total = 0;
-  for (const PackedPiece& piece : pieces) total += static_cast<int64_t>(piece.ids.size());
-  const auto options = at::TensorOptions(at::kLong);
-  at::Tensor tokens = at::empty({1, total}, options);
-  at::Tensor labels = at::full({1, total}, kIgnored, options);
-  at::Tensor positions = at::empty({1, total}, options);
-  at::Tensor starts = at::empty({1, total}, options);
-  at::Tensor segments = at::empty({static_cast<int64_t>(pieces.size()) + 1}, options);
-  auto* token = tokens.mutable_data_ptr<int64_t>();
-  auto* label = labels.mutable_data_ptr<int64_t>();
-  auto* position = positions.mutable_data_ptr<int64_t>();
-  auto* start = starts.mutable_data_ptr<int64_t>();
-  auto* border = segments.mutable_data_ptr<int64_t>();
-  int64_t at = 0;
-  for (size_t p = 0; p < pieces.size(); ++p) {
-    const auto& ids = pieces[p].ids;
-    border[p] = at;
-    for (size_t i = 0; i < ids.size(); ++i, ++at) {
-      token[at] = ids[i];
-      position[at] = static_cast<int64_t>(i);
-      start[at] = border[p];
-      const bool counts = i + 1 < ids.size() && static_cast<int64_t>(i + 1) >= pieces[p].context;
-      if (counts) label[at] = ids[i + 1];
-    }
+parallel::NamedTensors pack_pieces(const std::vector<PackedPiece>& pieces,
+                                   const parallel::SequenceLayout& layout) {
+  parallel::PackedRow row;
+  std::vector<bool> counts;  // whether the label at a place is wanted
+  for (const PackedPiece& piece : pieces) {
+    row.record_starts.push_back(static_cast<int64_t>(row.tokens.size()));
+    row.tokens.insert(row.tokens.end(), piece.ids.begin(), piece.ids.end());
+    for (size_t i = 0; i < piece.ids.size(); ++i)
+      counts.push_back(static_cast<int64_t>(i + 1) >= piece.context);
   }
-  border[pieces.size()] = at;
-  return {{"tokens", tokens},
-          {"labels", labels},
-          {"positions", positions},
-          {"segments", segments},
-          {"sample_ids", at::zeros({1}, options)},
-          {"row_positions", at::arange(total, options)},
-          {"record_starts", starts}};
+  parallel::NamedTensors batch = layout.make_batch({row}, 0);
+  const at::Tensor& places = batch.at("row_positions");
+  int64_t* labels = batch.at("labels").mutable_data_ptr<int64_t>();
+  for (int64_t l = 0; l < places.numel(); ++l) {
+    if (!counts[static_cast<size_t>(places.const_data_ptr<int64_t>()[l])])
+      labels[l] = parallel::kIgnoredLabel;
+  }
+  return batch;
 }
 
-WindowRunner::WindowRunner(models::Model& model, const std::string& head, std::string wanted,
-                           const WindowOptions& options, OnWindow on_window)
-    : runner_(blocks_of(model, head), *model.parameters, model.batch_names),
+WindowRunner::WindowRunner(const models::Model& model, const std::string& head, std::string wanted,
+                           const WindowOptions& options, OnWindow on_window, parallel::Communicator* ranks)
+    : runner_(model.runner_with(head, ranks)),
       wanted_(std::move(wanted)),
       on_window_(std::move(on_window)),
       batch_tokens_(options.batch_tokens),
@@ -99,31 +80,59 @@ void WindowRunner::add(int64_t record, std::vector<int32_t> ids) {
   AXIAL_CHECK(tokens > 0, kOp, "record {} has no tokens", record);
   const std::vector<Window> windows = cut_windows(tokens, window_, overlap_);
   for (const Window& window : windows) {
-    if (!queue_.empty() && queued_tokens_ + window.length > batch_tokens_) run();
+    if (open_.tokens + window.length > batch_tokens_) close_batch();
     const auto first = ids.begin() + window.begin;
-    queue_.push_back({record, window, {first, first + window.length}, window == windows.back()});
-    queued_tokens_ += window.length;
+    open_.items.push_back({record, window, {first, first + window.length}, window == windows.back()});
+    open_.tokens += window.length;
   }
 }
 
 void WindowRunner::finish() {
-  if (!queue_.empty()) run();
+  close_batch();
+  if (!closed_.empty()) run();
+}
+
+void WindowRunner::close_batch() {
+  if (open_.items.empty()) return;
+  closed_.push_back(std::exchange(open_, {}));
+  if (static_cast<int64_t>(closed_.size()) == runner_.communicator().mesh().group_size({"data"})) run();
+}
+
+// The wanted tensor of a batch, its rows flattened to [T, ...].
+at::Tensor WindowRunner::infer(const Batch& batch) {
+  parallel::Communicator& ranks = runner_.communicator();
+  const bool shared = ranks.mesh().group_size(ranks.mesh().sequence_axes()) > 1;
+  const auto layout = shared ? parallel::SequenceLayout::over(ranks.mesh(), batch.tokens)
+                             : parallel::SequenceLayout::whole(batch.tokens);
+  std::vector<PackedPiece> pieces;
+  for (const Item& item : batch.items) pieces.push_back({item.ids, item.window.context});
+  parallel::StepContext context;
+  if (shared) context.sequence = &layout;
+  at::Tensor out = runner_.infer(pack_pieces(pieces, layout), context, {wanted_}).at(wanted_);
+  if (shared) out = parallel::whole_rows(out, 1, layout, ranks);
+  return out.flatten(0, 1);
 }
 
 void WindowRunner::run() {
-  std::vector<PackedPiece> pieces;
-  for (const Item& item : queue_) pieces.push_back({item.ids, item.window.context});
-  const parallel::NamedTensors out = runner_.infer(pack_pieces(pieces), parallel::StepContext{}, {wanted_});
-  const at::Tensor rows = out.at(wanted_).flatten(0, 1);
+  parallel::Communicator& ranks = runner_.communicator();
+  const parallel::Axes data{"data"};
+  const auto place = static_cast<size_t>(ranks.mesh().group_rank(data, ranks.mesh().rank()));
+  // A rank without a batch goes through one all the same: others may meet it in a block.
+  at::Tensor own = infer(closed_[std::min(place, closed_.size() - 1)]);
+  if (place >= closed_.size()) own = own.narrow(0, 0, 0);
+  parallel::Sizes sizes(static_cast<size_t>(ranks.mesh().group_size(data)), 0);
+  for (size_t b = 0; b < closed_.size(); ++b) sizes[b] = closed_[b].tokens;
+  const at::Tensor rows = ranks.all_gather(own, 0, data, sizes);
   int64_t first = 0, counted = 0;
-  for (const Item& item : queue_) {
-    on_window_(item.record, item.window, rows, first, item.last);
-    first += item.window.length;
-    counted += item.window.length - item.window.context;
+  for (const Batch& batch : closed_) {
+    for (const Item& item : batch.items) {
+      on_window_(item.record, item.window, rows, first, item.last);
+      first += item.window.length;
+      counted += item.window.length - item.window.context;
+    }
   }
   if (on_tokens_) on_tokens_(counted);
-  queue_.clear();
-  queued_tokens_ = 0;
+  closed_.clear();
 }
 
 }  // namespace axial::train

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "axial/models/common/registry.h"
+#include "axial/parallel/layout/sequence_layout.h"
 #include "axial/parallel/step/runner.h"
 
 namespace axial::train {
@@ -44,9 +45,11 @@ class WindowRunner {
                                       int64_t first, bool last_of_record)>;
 
   /// Run `model`'s trunk followed by `head` ("" : trunk alone) and hand over tensor `wanted`. The model must
-  /// outlive it. Throws ValueError for options that contradict each other.
-  WindowRunner(models::Model& model, const std::string& head, std::string wanted,
-               const WindowOptions& options, OnWindow on_window);
+  /// outlive it, and the `ranks` that it is split over: all of them add the same records and are handed all
+  /// results. Batches are shared out along data; rows are split along ring and ulysses. Throws ValueError for
+  /// options that contradict each other.
+  WindowRunner(const models::Model& model, const std::string& head, std::string wanted,
+               const WindowOptions& options, OnWindow on_window, parallel::Communicator* ranks = nullptr);
 
   /// Queue a record with at least one token; runs a batch whenever one is full.
   void add(int64_t record, std::vector<int32_t> ids);
@@ -62,7 +65,13 @@ class WindowRunner {
     std::vector<int32_t> ids;
     bool last = false;
   };
+  struct Batch {
+    std::vector<Item> items;
+    int64_t tokens = 0;
+  };
+  void close_batch();
   void run();
+  at::Tensor infer(const Batch& batch);
 
   parallel::StepRunner runner_;
   std::string wanted_;
@@ -71,8 +80,8 @@ class WindowRunner {
   int64_t overlap_ = 0;
   int64_t batch_tokens_ = 0;
   std::function<void(int64_t)> on_tokens_;
-  std::vector<Item> queue_;
-  int64_t queued_tokens_ = 0;
+  Batch open_;
+  std::vector<Batch> closed_;  // one per rank of data, then they run
 };
 
 /// One row [1, T] of packed pieces as batch tensors (see data::Batch): each piece is a segment with positions
@@ -81,7 +90,9 @@ struct PackedPiece {
   std::span<const int32_t> ids;
   int64_t context = 0;
 };
-parallel::NamedTensors pack_pieces(const std::vector<PackedPiece>& pieces);
+/// This rank's part of the row, where several share it.
+parallel::NamedTensors pack_pieces(const std::vector<PackedPiece>& pieces,
+                                   const parallel::SequenceLayout& layout);
 
 /// The longest input of a model: "max_positions" of its config, or `otherwise`.
 int64_t max_positions_of(const models::Model& model, int64_t otherwise);

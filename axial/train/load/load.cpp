@@ -3,7 +3,9 @@
 #include "axial/train/load/load.h"
 
 #include "axial/core/log/log.h"
+#include "axial/models/common/parallelize.h"
 #include "axial/ops/common/kernel_call.h"
+#include "axial/parallel/replicas/replicas.h"
 #include "axial/train/checkpoint/store.h"
 #include "axial/train/hugging_face/hugging_face.h"
 #include "axial/train/run_folder/run_folder.h"
@@ -26,11 +28,34 @@ LoadedModel describe(const CheckpointIndex& index, const models::ModelRegistry& 
   return out;
 }
 
+// Call it before the model's parameters get values.
+void split(models::Model& model, const models::ModelRegistry& registry, const LoadOptions& options) {
+  if (options.ranks == nullptr) return;
+  parallel::MeshOptions parallel = options.parallel;
+  parallel.sequence_regions = false;
+  models::parallelize(model, registry, options.ranks->mesh(), parallel);
+  parallel::partition_parameters(*model.parameters, options.ranks->mesh(), parallel.zero);
+}
+
+// A model that is there whole, split: its parameters are copied.
+models::Model split_whole(models::Model whole, const models::ModelRegistry& registry,
+                          const LoadOptions& options) {
+  if (options.ranks == nullptr) return whole;
+  models::Model model = registry.at(whole.type).build(whole.config);
+  split(model, registry, options);
+  model.parameters->materialize(at::kCPU, whole.parameters->rows().at(0)->value.scalar_type(), 0);
+  for (const auto& row : model.parameters->rows()) {
+    fill_parameter(*row, whole.parameters->at(row->spec.name).value.detach());
+  }
+  return model;
+}
+
 LoadedModel load_checkpoint(const CheckpointIndex& index, const models::ModelRegistry& registry,
                             const LoadOptions& options) {
   LoadedModel out = describe(index, registry);
   AXIAL_CHECK(!index.parameters.empty(), kOp, "'{}' has no parameters", index.folder.string());
   const DType stored = index.parameters.begin()->second.parts.at("value").dtype;
+  split(out.model, registry, options);
   out.model.parameters->materialize(at::kCPU, options.dtype.value_or(ops::scalar_type_of(stored)),
                                     index.state.seed);
   load_parameters(index, CheckpointParts::kValues, *out.model.parameters);
@@ -101,7 +126,7 @@ LoadedModel load_model(const fs::path& path, const models::ModelRegistry& regist
     out = load_checkpoint(choose(path, options), registry, options);
   } else if (fs::exists(path / "config.json")) {
     HuggingFaceModel read = read_hugging_face(path, registry, options.dtype);
-    out.model = std::move(read.model);
+    out.model = split_whole(std::move(read.model), registry, options);
     out.tokenizer = std::move(read.tokenizer);
     out.source = fmt::format("Hugging Face folder '{}'", path.string());
   } else {
@@ -112,6 +137,7 @@ LoadedModel load_model(const fs::path& path, const models::ModelRegistry& regist
          path.string(), kCheckpointsFolder);
   }
   drop_training_state(*out.model.parameters);
+  out.ranks = options.ranks;
   return out;
 }
 

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "axial/models/common/registry.h"
+#include "axial/parallel/mesh/mesh_options.h"
 
 namespace axial::train {
 
@@ -24,13 +25,19 @@ enum class WhichCheckpoint {
 struct LoadOptions {
   std::optional<at::ScalarType> dtype;  ///< absent: as stored
   WhichCheckpoint which = WhichCheckpoint::kBest;
+  /// Ranks that hold the model together, which outlive it, and how they split it (sequence_regions, which
+  /// save what only training keeps, are left out). Each reads its part of a checkpoint; of a Hugging Face
+  /// folder the whole. Null: one rank.
+  parallel::Communicator* ranks = nullptr;
+  parallel::MeshOptions parallel;
 };
 
 /// A model ready for inference: materialised on the host, no optimizer state.
 struct LoadedModel {
   models::Model model;
-  nlohmann::json tokenizer;  ///< description; null when the folder has none
-  std::string source;        ///< for messages: what was loaded from where
+  parallel::Communicator* ranks = nullptr;  ///< that the model is split over
+  nlohmann::json tokenizer;                 ///< description; null when the folder has none
+  std::string source;                       ///< for messages: what was loaded from where
   std::optional<int64_t> step;
   std::optional<double> validation_loss;
   nlohmann::json data;  ///< identifies the training data (RunState::data); null outside of runs
