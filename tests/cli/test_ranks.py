@@ -67,6 +67,8 @@ def one_rank(axial_program, test_recipe, genes, tmp_path_factory) -> pathlib.Pat
         (2, {"parallel__ring": 2}),
         (4, {"parallel__tensor": 2, "parallel__sequence_regions": "true", "parallel__zero": 1}),
         (4, {"parallel__ulysses": 2, "train__recompute_group": 2}),
+        (2, {"parallel__pipe": 2, "parallel__stages_per_rank": 2}),
+        (4, {"parallel__pipe": 2, "parallel__tensor": 2, "parallel__pipe_schedule": "gpipe"}),
     ],
 )
 def test_any_mesh_trains_as_one_rank(axial_program, test_recipe, genes, one_rank, tmp_path, ranks, mesh):
@@ -80,6 +82,73 @@ def test_any_mesh_trains_as_one_rank(axial_program, test_recipe, genes, one_rank
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("checkpoint:") == 1, "only the first rank tells"
     assert_same_curve(one_rank, run)
+
+
+@pytest.mark.parametrize(
+    "ranks,mesh",
+    [
+        (2, ["parallel.pipe=2"]),
+        (4, ["parallel.tensor=2", "parallel.ring=2"]),
+        (4, ["parallel.data=2", "parallel.ulysses=2"]),
+    ],
+)
+def test_any_mesh_infers_as_one_rank(axial_program, genes, one_rank, tmp_path, ranks, mesh):
+    def run(name: str, *arguments: str, out: str | None = None, **more: str):
+        many = ["--ranks", str(ranks), *(word for axis in mesh for word in ("--set", axis))]
+        for folder, extra in (("one", []), ("many", many)):
+            where = ["--out", str(tmp_path / folder / out)] if out else []
+            done = subprocess.run(
+                [
+                    str(axial_program), name, str(one_rank), "--precision", "fp64", "--threads", "1",
+                    *arguments, *where, *extra,
+                    *(str(word).format(folder=tmp_path / folder) for pair in more.items() for word in pair),
+                ],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+        return tmp_path / "one", tmp_path / "many"
+
+    one, many = run("score", "--data", str(genes), out="scores.tsv")
+    rows = [
+        [line.split("\t") for line in (f / "scores.tsv").read_text().splitlines()[1:]] for f in (one, many)
+    ]
+    assert [row[:2] for row in rows[1]] == [row[:2] for row in rows[0]]
+    assert [float(row[2]) for row in rows[1]] == pytest.approx([float(row[2]) for row in rows[0]], rel=1e-9)
+
+    run("embed", "--data", str(genes), out="embeddings.npy")
+    numpy = pytest.importorskip("numpy")
+    expected, got = (numpy.load(f / "embeddings.npy") for f in (one, many))
+    assert got.shape == expected.shape
+    assert abs(got - expected).max() <= 1e-6
+    ids = [(f / "embeddings.ids.txt").read_text() for f in (one, many)]
+    assert ids[0] == ids[1]
+
+    run("generate", "--count", "5", "--max-tokens", "20", "--batch", "2", out="genes.fasta")
+    assert (many / "genes.fasta").read_text() == (one / "genes.fasta").read_text()
+
+    run("eval", "--data", str(genes), **{"--json": "{folder}/eval.json"})
+    tables = [json.loads((f / "eval.json").read_text())["rows"] for f in (one, many)]
+    assert [row["name"] for row in tables[1]] == [row["name"] for row in tables[0]]
+    for expected, got in zip(*tables, strict=True):
+        assert got["nats"] == pytest.approx(expected["nats"], rel=1e-9)
+
+
+def test_inference_on_ranks_takes_no_other_settings(axial_program, genes, one_rank, tmp_path):
+    for setting, said in [
+        ("train.steps=3", "train"),
+        ("parallel.tensor=3", "expected"),
+        ("parallel.tenser=2", "tensor"),
+    ]:
+        done = subprocess.run(
+            [
+                str(axial_program), "score", str(one_rank), "--data", str(genes), "--out",
+                str(tmp_path / "s.tsv"), "--ranks", "2", "--set", setting,
+            ],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert said in done.stderr, done.stderr
+        assert not (tmp_path / "s.tsv").exists()
 
 
 def test_torchrun_starts_it_too(axial_program, test_recipe, genes, one_rank, tmp_path):
@@ -154,7 +223,9 @@ def test_wrong_arguments_fail_on_all_ranks_before_they_meet(axial_program, test_
     run = tmp_path / "run"
     for settings, said in [
         ({"parallel__data": 3}, "expected the product of 2 ranks, got 3"),
-        ({"parallel__pipe": 2}, "training does not split blocks yet"),
+        ({"parallel__pipe": 2, "parallel__stages_per_rank": 9}, "as many stages as the model has blocks"),
+        ({"parallel__stages_per_rank": 2}, "and 1 without pipe, got 2"),
+        ({"parallel__pipe_schedule": "2f2b"}, "gpipe"),
         ({"parallel__zero": 4}, "expected a stage of [0, 3], got 4"),
         ({"parallel__tenser": 2}, "did you mean 'tensor'?"),
     ]:

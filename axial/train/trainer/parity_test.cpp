@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parity matrix: a decoder trained over every axis, every pair of axes and some triples, with ZeRO and
-// recompute, equals the run of one rank. tools/parity_matrix writes what it finds into docs/parallelism.md.
+// The parity matrix: a decoder trained over every axis, every pair of axes and some triples, with ZeRO,
+// recompute and pipelines, equals plain autograd without runner or mesh. tools/parity_matrix writes what it
+// finds into docs/parallelism.md.
 //
 // In fp64, so that a difference is a fault: losses and norms of five steps, weights and moments after them
 // within 1e-9 of each tensor's largest value. In fp32 loss and gradients (the first moments) of one step
@@ -10,10 +11,9 @@
 #include <cstdlib>
 #include <fstream>
 
-#include "axial/data/packing/row_source.h"
 #include "axial/testing/ranks/ranks.h"
 #include "axial/testing/temporary_folder/temporary_folder.h"
-#include "axial/train/testing/compare_runs.h"
+#include "axial/train/testing/parity_case.h"
 
 namespace axial::train {
 namespace {
@@ -23,98 +23,36 @@ using axial::testing::run_ranks;
 using parallel::Communicator;
 using parallel::MeshOptions;
 using parallel::World;
+using testing::PlainRun;
 using testing::Run;
 
 constexpr int64_t kSteps = 5;
-constexpr int64_t kLength = 29;  // odd: no number of ranks divides it
-
-// Rows of three records and, in some, padding; nothing is alike in two rows.
-class Rows final : public data::RowSource {
- public:
-  using RowSource::RowSource;
-  int64_t num_rows() const override { return 9; }
-  int64_t num_tokens() const override { return 9 * kLength; }
-  data::SourceRow row(int64_t index) const override {
-    const int64_t r = index % num_rows();
-    data::SourceRow out;
-    const int64_t used = kLength - r % 4;
-    out.row.record_starts = {0, 5 + r, 18 + r % 3};
-    for (int64_t i = 0; i < used; ++i) out.row.tokens.push_back((r * 31 + i * i + i) % 69);
-    out.row.next_token = r % 2 == 0 ? 7 : -1;
-    out.names = {"row " + std::to_string(r)};
-    return out;
-  }
-};
-
-// 4 layers, 6 query and 2 key/value heads, dropout, biases.
-models::Model build(const std::string& kind, const parallel::Mesh& mesh, bool regions) {
-  nlohmann::json config = {{"vocab_size", 69},  {"hidden_size", 24},       {"num_layers", 4},
-                           {"num_heads", 6},    {"num_kv_heads", 2},       {"head_dim", 4},
-                           {"ffn_size", 22},    {"max_positions", 32},     {"init_std", 0.3},
-                           {"head_bias", true}, {"residual_dropout", 0.2}, {"embedding_dropout", 0.1}};
-  if (kind == "tied")
-    config.update({{"tied_embeddings", true}, {"position", "alibi"}, {"activation", "swiglu"}});
-  const models::ModelRegistry registry = models::all_models();
-  models::Model model = registry.at("decoder").build(config);
-  registry.at("decoder").parallelize(
-      model, mesh, {.sequence_regions = regions, .replicate_vocabulary_below = kind == "tied" ? 0 : 1024});
-  return model;
-}
 
 TrainOptions options_of(Precision precision, int64_t recompute) {
-  TrainOptions options;
-  options.steps = precision == Precision::kFp64 ? kSteps : 1;
-  options.batch = 5;
-  options.micro_batch = 2;
-  options.precision = precision;
-  options.seed = 3;
-  options.threads = 1;
-  options.recompute_group = recompute;
-  options.validate_every = 0;
-  options.checkpoint_every = 0;
-  options.optimizer.learning_rate = 1e-2;
-  options.schedule.kind = "constant";
-  options.schedule.warmup_steps = 0;
-  options.clip_norm = 0.5;  // below the norm: every step is clipped
-  // Key biases have no gradient but rounding: an eps of 1e-8 would make steps of 1e-9 out of 1e-17.
-  options.optimizer.eps = 1e-6;
-  return options;
-}
-
-Run train(const std::filesystem::path& folder, const std::string& kind, const TrainOptions& options,
-          const MeshOptions& mesh_options, Communicator* ranks) {
-  const parallel::Mesh mesh = ranks == nullptr ? parallel::Mesh::single() : ranks->mesh();
-  const auto sequence = parallel::SequenceLayout::over(mesh, kLength);
-  const Rows rows(sequence);
-  const RunFolder run_folder = mesh.rank() == 0 ? RunFolder(folder) : RunFolder::of_first_rank(folder);
-  Run run;
-  TrainerInputs inputs;
-  inputs.model = build(kind, mesh, mesh_options.sequence_regions);
-  inputs.training = &rows;
-  inputs.validation = &rows;
-  inputs.show_progress = false;
-  inputs.ranks = {ranks, mesh_options, sequence};
-  inputs.on_step = [&](int64_t, const StepOutcome& outcome) { run.outcomes.push_back(outcome); };
-  Trainer trainer(std::move(inputs), options, run_folder);
-  run.result = trainer.run();
-  return run;
+  return testing::parity_options(precision, recompute, precision == Precision::kFp64 ? kSteps : 1);
 }
 
 struct Case {
   MeshOptions mesh;
   int64_t recompute = 0;
+  bool keep_attention = false;
 };
 
 std::string name_of(const Case& c, const std::string& kind) {
   std::string name;
   for (const auto& [axis, degree] : {std::pair{"data", c.mesh.data},
+                                     {"pipe", c.mesh.pipe},
                                      {"ring", c.mesh.ring},
                                      {"ulysses", c.mesh.ulysses},
                                      {"tensor", c.mesh.tensor}}) {
     if (degree > 1) name += fmt::format("{}{} {}", name.empty() ? "" : " x ", axis, degree);
   }
-  return fmt::format("{} | {} | {} | {} | {}", name, c.mesh.zero, c.mesh.sequence_regions ? "yes" : "no",
-                     c.recompute, kind);
+  if (name.empty()) name = "one rank";
+  if (c.mesh.stages_per_rank > 1) name += fmt::format(", {} stages a rank", c.mesh.stages_per_rank);
+  if (c.mesh.pipe_schedule == parallel::PipeSchedule::kGPipe) name += ", GPipe";
+  return fmt::format(
+      "{} | {} | {} | {} | {}", name, c.mesh.zero, c.mesh.sequence_regions ? "yes" : "no",
+      c.keep_attention ? fmt::format("{}, attention kept", c.recompute) : std::to_string(c.recompute), kind);
 }
 
 // A line of the table, for tools/parity_matrix.
@@ -124,32 +62,43 @@ void report(const std::string& name, double in_fp64, double in_fp32) {
   std::ofstream(file, std::ios::app) << fmt::format("| {} | {:.1e} | {:.1e} |\n", name, in_fp64, in_fp32);
 }
 
-void check(World& world, const Case& c, const std::string& kind) {
+// Plain autograd's run, once per program.
+const PlainRun& plain_run(const std::string& kind, Precision precision) {
+  static std::map<std::pair<std::string, Precision>, PlainRun> runs;
+  const auto key = std::pair(kind, precision);
+  if (!runs.contains(key)) runs[key] = testing::train_plainly(kind, options_of(precision, 0));
+  return runs.at(key);
+}
+
+// Largest distances in fp64 and fp32 of a run in `folder`.
+double compare(const Case& c, const std::string& kind, Precision precision, const Run& run,
+               const std::filesystem::path& folder) {
+  const bool exact = precision == Precision::kFp64;
+  const double tolerance = exact ? 1e-9 : 5e-5;
   const std::string name = name_of(c, kind);
+  const PlainRun& plain = plain_run(kind, precision);
+  const double off = testing::compare_runs(plain.run, run, tolerance, name);
+  // Of fp32 the gradients alone: AdamW's first step is their sign, also where they are rounding.
+  return std::max(off, testing::compare_with_plain(plain, kind, folder, options_of(precision, 0).steps,
+                                                   tolerance, name, exact ? "" : "exp_avg of"));
+}
+
+void check(World& world, const Case& c, const std::string& kind) {
   const auto ranks = world.make_communicator(parallel::make_mesh(c.mesh, world.size(), world.rank()));
-  const axial::testing::TemporaryFolder own;
   double worst[2] = {0, 0};
   for (const Precision precision : {Precision::kFp64, Precision::kFp32}) {
-    const bool exact = precision == Precision::kFp64;
-    const double tolerance = exact ? 1e-9 : 5e-5;
-    const TrainOptions options = options_of(precision, c.recompute);
-    const auto folder = testing::shared_folder(world, *ranks, exact ? "parity64" : "parity32");
-    const Run many = train(folder, kind, options, c.mesh, ranks.get());
+    const auto folder =
+        testing::shared_folder(world, *ranks, precision == Precision::kFp64 ? "parity64" : "parity32");
+    TrainOptions options = options_of(precision, c.recompute);
+    options.keep_attention = c.keep_attention;
+    const Run run = testing::train_parity(folder, kind, options, c.mesh, ranks.get());
     if (world.rank() == 0) {
-      const Run one = train(own / "one", kind, options_of(precision, 0), {}, nullptr);
-      double& off = worst[exact ? 0 : 1];
-      off = testing::compare_runs(one, many, tolerance, name);
-      const auto whole = [&] { return build(kind, parallel::Mesh::single(), false); };
-      // Of fp32 the gradients alone: AdamW's first step is their sign, also where they are rounding.
-      const double state = testing::compare_checkpoints(whole, own / "one", folder, options.steps, tolerance,
-                                                        name, exact ? "" : "exp_avg of");
-      off = std::max(off, state);
-      std::filesystem::remove_all(own / "one");
+      worst[precision == Precision::kFp64 ? 0 : 1] = compare(c, kind, precision, run, folder);
       std::filesystem::remove_all(folder);
     }
     ranks->barrier(parallel::all_axes(ranks->mesh()));
   }
-  if (world.rank() == 0) report(name, worst[0], worst[1]);
+  if (world.rank() == 0) report(name_of(c, kind), worst[0], worst[1]);
 }
 
 MeshOptions mesh(int64_t data, int64_t ring, int64_t ulysses, int64_t tensor, int64_t zero = 0,
@@ -157,9 +106,20 @@ MeshOptions mesh(int64_t data, int64_t ring, int64_t ulysses, int64_t tensor, in
   return {data, 1, ring, ulysses, tensor, zero, regions};
 }
 
+MeshOptions piped(MeshOptions options, int64_t degree, int64_t stages_per_rank = 1, bool gpipe = false) {
+  options.pipe = degree;
+  options.stages_per_rank = stages_per_rank;
+  if (gpipe) options.pipe_schedule = parallel::PipeSchedule::kGPipe;
+  return options;
+}
+
 void check_cases(World& world, const std::vector<Case>& cases) {
   for (const Case& c : cases) {
-    for (const std::string kind : {"untied", "tied"}) check(world, c, kind);
+    for (const std::string kind : {"untied", "tied"}) {
+      Case with_vocabulary = c;  // cut where it is tied
+      with_vocabulary.mesh.replicate_vocabulary_below = kind == "tied" ? 0 : 1024;
+      check(world, with_vocabulary, kind);
+    }
   }
 }
 
@@ -170,17 +130,36 @@ std::vector<axial::testing::RankOutcome> launch(int64_t size, const std::functio
   return run_ranks(size, body, options);
 }
 
+TEST(Parity, OneRank) {
+  for (const std::string kind : {"untied", "tied"}) {
+    for (const int64_t recompute : {0, 2}) {
+      double worst[2] = {0, 0};
+      const Case c{mesh(1, 1, 1, 1), recompute};
+      for (const Precision precision : {Precision::kFp64, Precision::kFp32}) {
+        const axial::testing::TemporaryFolder own;
+        const auto run =
+            testing::train_parity(own / "run", kind, options_of(precision, recompute), {}, nullptr);
+        worst[precision == Precision::kFp64 ? 0 : 1] = compare(c, kind, precision, run, own / "run");
+      }
+      report(name_of(c, kind), worst[0], worst[1]);
+    }
+  }
+}
+
 TEST(Parity, AxesOfTwo) {
   EXPECT_EQ(failures(launch(2,
                             [](World& world) {
                               check_cases(world, {{mesh(2, 1, 1, 1)},
                                                   {mesh(2, 1, 1, 1, 3), 2},
                                                   {mesh(1, 2, 1, 1)},
-                                                  {mesh(1, 2, 1, 1, 2), 2},
+                                                  {mesh(1, 2, 1, 1, 2), 2, true},
                                                   {mesh(1, 1, 2, 1)},
-                                                  {mesh(1, 1, 2, 1, 1), 2},
+                                                  {mesh(1, 1, 2, 1, 1), 2, true},
                                                   {mesh(1, 1, 1, 2)},
-                                                  {mesh(1, 1, 1, 2, 0, true), 2}});
+                                                  {mesh(1, 1, 1, 2, 0, true), 2, true},
+                                                  {piped(mesh(1, 1, 1, 1), 2)},
+                                                  {piped(mesh(1, 1, 1, 1), 2, 2), 1, true},
+                                                  {piped(mesh(1, 1, 1, 1), 2, 1, true), 2}});
                             })),
             "");
 }
@@ -197,7 +176,13 @@ TEST(Parity, AxesOfFourAndPairs) {
                                                   {mesh(2, 1, 1, 2, 3, true), 1},
                                                   {mesh(1, 2, 2, 1, 3)},
                                                   {mesh(1, 2, 1, 2, 1, true)},
-                                                  {mesh(1, 1, 2, 2, 3)}});
+                                                  {mesh(1, 1, 2, 2, 3)},
+                                                  {piped(mesh(1, 1, 1, 1), 4)},
+                                                  {piped(mesh(2, 1, 1, 1, 3), 2), 1},
+                                                  {piped(mesh(2, 1, 1, 1, 1), 2, 2)},
+                                                  {piped(mesh(1, 2, 1, 1), 2), 2},
+                                                  {piped(mesh(1, 1, 2, 1, 2), 2, 1, true)},
+                                                  {piped(mesh(1, 1, 1, 2, 0, true), 2, 2), 1}});
                             })),
             "");
 }
@@ -208,10 +193,42 @@ TEST(Parity, Triples) {
                               check_cases(world, {{mesh(2, 2, 1, 2, 0)},
                                                   {mesh(2, 2, 1, 2, 3, true), 2},
                                                   {mesh(2, 2, 2, 1, 3)},
-                                                  {mesh(1, 2, 2, 2, 2, true), 1}});
+                                                  {mesh(1, 2, 2, 2, 2, true), 1, true},
+                                                  {piped(mesh(2, 1, 1, 2, 1, true), 2)},
+                                                  {piped(mesh(2, 1, 1, 2, 3), 2, 2), 1},
+                                                  {piped(mesh(1, 2, 2, 1, 3), 2)}});
                             })),
             "");
 }
+
+// One rank, then data x tensor x pipe with ZeRO 1, then a ring of eight, then one: as if nothing had
+// happened.
+void check_reshards(World& world) {
+  TrainOptions options = options_of(Precision::kFp64, 0);
+  options.steps = 8;
+  std::filesystem::path folder;
+  const auto go_on = [&](const MeshOptions& mesh_options, int64_t stop_after) {
+    const auto ranks = world.make_communicator(parallel::make_mesh(mesh_options, world.size(), world.rank()));
+    if (folder.empty()) folder = testing::shared_folder(world, *ranks, "reshards");
+    if (mesh_options.data != 8) {
+      testing::train_parity(folder, "tied", options, mesh_options, ranks.get(), stop_after);
+    } else if (world.rank() == 0) {  // alone
+      testing::train_parity(folder, "tied", options, {}, nullptr, stop_after);
+    }
+    ranks->barrier(parallel::all_axes(ranks->mesh()));
+  };
+  const MeshOptions alone = mesh(8, 1, 1, 1);
+  go_on(alone, 2);
+  go_on(piped(mesh(2, 1, 1, 2, 1), 2), 4);
+  go_on(mesh(1, 8, 1, 1), 6);
+  go_on(alone, -1);
+  if (world.rank() != 0) return;
+  const PlainRun plain = testing::train_plainly("tied", options);
+  testing::compare_with_plain(plain, "tied", folder, options.steps, 1e-9, "1 -> 2 x 2 x 2 -> ring 8 -> 1");
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Parity, RunsGoOnWithAnyMesh) { EXPECT_EQ(failures(launch(8, check_reshards)), ""); }
 
 }  // namespace
 }  // namespace axial::train

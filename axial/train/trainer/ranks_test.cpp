@@ -3,8 +3,8 @@
 // number of ranks; and what a failing rank leaves behind.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
 
+#include <csignal>
 #include <fstream>
 
 #include "axial/testing/ranks/ranks.h"
