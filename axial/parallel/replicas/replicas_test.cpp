@@ -88,6 +88,38 @@ TEST(Replicas, GradientsOfFiveRanksWithEmptyPieces) {
   EXPECT_EQ(testing::failures(testing::run_ranks(5, check_all)), "");
 }
 
+// DeepSpeed #6868: gradients that are not summed over an axis leave ranks with different weights. The
+// comparison with plain autograd that every other test makes sees it.
+void check_unsummed(World& world) {
+  const Mesh mesh({{"data", 1}, {"ulysses", world.size()}}, world.size(), world.rank());
+  const auto ranks = world.make_communicator(mesh);
+  const auto gradients = [&](bool summed) {
+    Chain chain(kDepth, at::kCPU, at::kDouble, [&](ParameterTable& table) {
+      partition_parameters(table, mesh, 0);
+      for (const auto& row : table.rows()) {
+        if (!summed) std::erase(row->replica_axes, "ulysses");
+      }
+    });
+    StepRunner runner(chain.blocks, chain.table, Chain::batch_names(), ranks.get());
+    runner.train(write_training_step(kBlocks, 1, {}), batches_of(chain, world.rank(), 1), {}, 0.25);
+    return chain.table.rows()[0]->grad;
+  };
+  Chain whole(kDepth);
+  std::vector<NamedTensors> all;
+  for (int64_t r = 0; r < world.size(); ++r) all.push_back(batches_of(whole, r, 1)[0]);
+  const at::Tensor expected = whole.reference_gradients(all, 0.25)[0];
+  require(at::allclose(gradients(true), expected, 1e-11, 1e-13), "summed gradients");
+  const at::Tensor wrong = gradients(false);
+  require(!at::allclose(wrong, expected, 1e-2, 1e-3), "gradients that nobody summed look right");
+  const at::Tensor largest = ranks->all_reduce(wrong, {"ulysses"}, ReduceOp::kMax);
+  const at::Tensor least = ranks->all_reduce(-wrong, {"ulysses"}, ReduceOp::kMax).neg();
+  require(!at::allclose(largest, least, 1e-2, 1e-3), "ranks agree on gradients that nobody summed");
+}
+
+TEST(Replicas, GradientsThatAreNotSummedAreSeen) {
+  EXPECT_EQ(testing::failures(testing::run_ranks(2, check_unsummed)), "");
+}
+
 // One micro-batch and two ranks: every sum has two terms, so all stages give the same bits.
 void check_equal_bits(World& world) {
   const Mesh mesh = data_mesh(2, world.rank());

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "axial/core/check/check.h"
 #include "axial/ops/common/kernel_call.h"
 #include "axial/parallel/tensor/vocabulary.h"
 
@@ -54,6 +55,10 @@ struct CutCrossEntropy : torch::autograd::Function<CutCrossEntropy> {
 }  // namespace
 
 CutRows cut_rows(const at::Tensor& logits, const at::Tensor& labels, Interval tokens, Communicator& ranks) {
+  // All columns on every rank would be counted once per rank: a loss too large by log(ranks).
+  AXIAL_CHECK(logits.dim() == 2 && logits.size(1) == tokens.size(), "tensor",
+              "logits of a cut vocabulary; expected [rows, {}], this rank's columns, got [{}]", tokens.size(),
+              fmt::join(logits.sizes(), ", "));
   const Axes axes{kTensorAxis};
   const at::NoGradGuard no_grad;
   const at::Tensor own = ops::log_sum_exp(logits);

@@ -160,6 +160,21 @@ void check_sliced_ids(const Rank& r) {
   require(refused, "sliced ids enter a cut stream");
 }
 
+// Megatron-LM #7452: logits that were gathered, in a loss that sums over ranks, give a loss that is larger by
+// log(ranks), with gradients that look right.
+void check_gathered_logits(const Rank& r) {
+  const int64_t tokens = 20;
+  const at::Tensor logits = drawn({kBatch, kLength, tokens}, 1);
+  const Parameter table = table_of(drawn({tokens, 1}, 1), r.part(tokens));
+  bool refused = false;
+  try {
+    Vocabulary(table, r.stream).cross_entropy(logits, ids_below(tokens, {kBatch, kLength}));
+  } catch (const ValueError&) {
+    refused = true;
+  }
+  require(refused, "gathered logits enter a loss over cut ones");
+}
+
 void check_cross_entropy(const Rank& r, int64_t tokens, at::ScalarType dtype, bool replicated) {
   const at::Tensor logits = leaf(drawn({kBatch, kLength, tokens}, 1).mul_(9).to(dtype));
   at::Tensor labels = ids_below(tokens, {kBatch, kLength});
@@ -205,6 +220,7 @@ void check_all(World& world) {
       }
     }
     check_sliced_ids(r);
+    check_gathered_logits(r);
   }
 }
 

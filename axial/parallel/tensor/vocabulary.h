@@ -63,6 +63,7 @@ struct CutRows {
 
 /// Two all-reduces, of T maxima and of 2 * T sums. No gradient.
 ///   logits [T, V']  columns `tokens` of V;  labels [T]
+/// Throws ValueError for logits of other columns.
 CutRows cut_rows(const at::Tensor& logits, const at::Tensor& labels, Interval tokens, Communicator& ranks);
 
 /// Sum over rows of log_sum_exp - logits[label], with its gradient; equal on all ranks. As cut_rows.
