@@ -18,10 +18,12 @@ RUNS = {
     "1 rank": [],
     "2 ranks: data, ZeRO 3": ["--ranks", "2", "--set", "parallel.zero=3"],
     "2 ranks: ring": ["--ranks", "2", "--set", "parallel.ring=2"],
+    "2 ranks: pipe, 1F1B": ["--ranks", "2", "--set", "parallel.pipe=2"],
     "4 ranks: data x tensor": ["--ranks", "4", "--set", "parallel.tensor=2"],
     "4 ranks: ulysses x ring, ZeRO 2": [
         "--ranks", "4", "--set", "parallel.ring=2", "--set", "parallel.ulysses=2", "--set", "parallel.zero=2",
     ],
+    "4 ranks: pipe x tensor": ["--ranks", "4", "--set", "parallel.pipe=2", "--set", "parallel.tensor=2"],
 }  # fmt: skip
 
 
@@ -52,7 +54,7 @@ def draw(curves, path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for i, (name, (steps, values, _)) in enumerate(curves.items()):
-        axes.plot(steps, values, label=name, linewidth=6 - i)
+        axes.plot(steps, values, label=name, linewidth=8 - i)
     axes.set_xlabel("step")
     axes.set_ylabel("loss per codon")
     axes.legend()

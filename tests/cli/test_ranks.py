@@ -5,6 +5,7 @@ that die or hang are named, none is left over, and the last checkpoint goes on."
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import subprocess
@@ -217,6 +218,46 @@ def test_a_lost_rank_is_named_and_the_run_goes_on(
     done = subprocess.run(more, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"going on after step {steps[-1]:,}" in done.stdout
+
+
+def test_kills_at_any_moment_lose_nothing(axial_program, test_recipe, genes, tmp_path):
+    """A checkpoint after every step, so that most kills fall into one; every time another mesh goes on."""
+    settings = {"train__steps": 60, "train__checkpoint_every": 1, "train__validate_every": 0}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    subprocess.run(
+        command(axial_program, test_recipe, genes, whole, **settings), check=True, capture_output=True
+    )
+    meshes = [{"parallel__zero": 3}, {"parallel__pipe": 2}, {"parallel__tensor": 2, "parallel__zero": 1}]
+    draw = random.Random(7)
+    for kill in range(6):
+        many = command(
+            axial_program, test_recipe, genes, run, "--ranks", 2, "--timeout", 3,
+            **settings, **meshes[kill % len(meshes)],
+        )  # fmt: skip
+        process = subprocess.Popen(many, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        newest = max((int(path.name[5:]) for path in run.glob("checkpoints/step_*")), default=0)
+        while time.monotonic() < deadline and process.poll() is None:
+            steps = [int(path.name[5:]) for path in run.glob("checkpoints/step_*")]
+            if max(steps, default=0) > newest + 1:
+                break
+            time.sleep(0.01)
+        time.sleep(draw.random() * 0.2)
+        victim = processes_of(run).get(draw.randrange(2))
+        if victim is not None:
+            os.kill(victim, signal.SIGKILL)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode != 0, "the run ended before it was killed"
+        assert "was killed by signal 9" in error, error
+        assert not processes_of(run), "a rank is left over"
+    done = subprocess.run(
+        command(axial_program, test_recipe, genes, run, **settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_curve(whole, run)
 
 
 def test_wrong_arguments_fail_on_all_ranks_before_they_meet(axial_program, test_recipe, genes, tmp_path):

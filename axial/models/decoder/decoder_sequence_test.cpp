@@ -23,6 +23,7 @@ using parallel::SequenceLayout;
 using parallel::World;
 
 constexpr int64_t kLength = 13;
+constexpr int64_t kElements = 6072;  // of the model of BytesOfAStep
 
 // Three records and padding; one record that goes on.
 std::vector<parallel::PackedRow> rows(int64_t length) {
@@ -204,6 +205,40 @@ TEST(DecoderSequence, TheFieldsMistakesAreNoticed) {
     }
   });
   EXPECT_EQ(failures(outcomes), "");
+}
+
+// Bytes that one of two ranks sends in a whole step: 2 rows of 12 places, of which it holds 6; 2 layers, 6
+// query and 2 key/value heads of width 4; fp64.
+parallel::Traffic sent(const std::string& axis, const std::string& op) {
+  Communicator ranks(parallel::Mesh({{axis, 2}}, 2, 0), parallel::make_recording_transport(), nullptr, {});
+  Model model = all_models().at("decoder").build({{"vocab_size", 13},
+                                                  {"hidden_size", 24},
+                                                  {"num_layers", 2},
+                                                  {"num_heads", 6},
+                                                  {"num_kv_heads", 2},
+                                                  {"head_dim", 4},
+                                                  {"ffn_size", 20},
+                                                  {"max_positions", 16}});
+  parallel::partition_parameters(*model.parameters, ranks.mesh(), 0);
+  model.parameters->materialize(at::kCPU, at::kDouble, 11);
+  EXPECT_EQ(model.parameters->num_elements(), kElements);
+  parallel::StepRunner runner = model.runner_with("loss", &ranks);
+  const auto layout = SequenceLayout::over(ranks.mesh(), 12);
+  runner.set_sequence(layout);
+  const auto plan = parallel::write_training_step(static_cast<int64_t>(runner.blocks().size()), 1, {});
+  runner.train(plan, {layout.make_batch(rows(12), 0)}, parallel::StepContext{root_key(5), true, nullptr},
+               1.0);
+  return ranks.traffic().at({axis, op});
+}
+
+TEST(DecoderSequence, BytesOfAStep) {
+  // Keys and values [2, 2, 6, 2, 4] of 1536 bytes: once forward, once backward, and as many of their
+  // gradients.
+  EXPECT_EQ(sent("ring", "send"), (parallel::Traffic{2 * 3, 2 * 3 * 1536, 0}));
+  // Half of q and of the result, 2304 bytes each, and of keys and values, 1536, forward and backward.
+  EXPECT_EQ(sent("ulysses", "all_to_all"), (parallel::Traffic{2 * 6, 2 * 2 * (1152 + 1152 + 768), 0}));
+  // 2 * (2 - 1) / 2 of all gradients.
+  for (const char* axis : {"ring", "ulysses"}) EXPECT_EQ(sent(axis, "all_reduce").bytes, kElements * 8);
 }
 
 }  // namespace

@@ -120,6 +120,39 @@ TEST(PipelineRanks, TwoRanks) { EXPECT_EQ(testing::failures(testing::run_ranks(2
 TEST(PipelineRanks, FourRanks) { EXPECT_EQ(testing::failures(testing::run_ranks(4, check_cases)), ""); }
 TEST(PipelineRanks, ARankPerBlock) { EXPECT_EQ(testing::failures(testing::run_ranks(8, check_cases)), ""); }
 
+// Per micro-batch of 2 rows, in fp64: h and e [2, 8] and shift [8] cross the border, 40 elements, and their
+// gradients come back; per step the gradients of the weights of both stages, shared [8, 8] and embed [5, 8],
+// 104 elements, go to the first stage and their sums back.
+void check_bytes(World& world) {
+  const Mesh mesh({{"data", 1}, {"pipe", 2}}, 2, world.rank());
+  const auto ranks = world.make_communicator(mesh);
+  const Stages stages{{{0, 4}, {4, 8}}, 2};
+  Chain chain(kDepth, at::kCPU, at::kDouble, [&](ParameterTable& table) {
+    place_stages(table, names_of_blocks(), stages, mesh);
+    partition_parameters(table, mesh, 0);
+  });
+  StepRunner runner(chain.blocks, chain.table, Chain::batch_names(), ranks.get());
+  runner.set_stages(stages);
+  for (const int64_t m : {1, 3}) {
+    ranks->clear_traffic();
+    const std::vector<NamedTensors> batches(static_cast<size_t>(m), chain.batch(2, 1));
+    runner.train(write_training_step(stages, world.rank(), m, {}), batches, {}, 1.0);
+    const Traffic sent = ranks->traffic().at({"pipe", "send"}),
+                  control = ranks->traffic().at({"pipe", "control"});
+    require(sent == Traffic{3 * m + 2, 320 * m + 832, 0},
+            fmt::format("{} sends of {} bytes with {} micro-batches", sent.calls, sent.bytes, m));
+    require(control == Traffic{2 * m, 384 * m, 0}, fmt::format("{} bytes of shapes", control.bytes));
+    int64_t held = 0;
+    for (const auto& row : chain.table.rows()) held += static_cast<int64_t>(row->value.nbytes());
+    // Weights [8, 8] and biases [8]: shared and embed on both, layers 0 to 2 and 3 to 4.
+    require(held == (world.rank() == 0 ? 832 + 3 * 576 : 832 + 2 * 576),
+            fmt::format("{} bytes of values", held));
+    chain.table.clear_gradients();
+  }
+}
+
+TEST(PipelineRanks, BytesOfAStep) { EXPECT_EQ(testing::failures(testing::run_ranks(2, check_bytes)), ""); }
+
 void check_zero(World& world) {
   for (const int64_t zero : {0, 1, 2, 3}) {
     for (const int64_t recompute : {0, 2}) {
