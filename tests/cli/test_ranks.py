@@ -136,9 +136,9 @@ def test_any_mesh_infers_as_one_rank(axial_program, genes, one_rank, tmp_path, r
 
 def test_inference_on_ranks_takes_no_other_settings(axial_program, genes, one_rank, tmp_path):
     for setting, said in [
-        ("train.steps=3", "train"),
-        ("parallel.tensor=3", "expected"),
-        ("parallel.tenser=2", "tensor"),
+        ("train.steps=3", "train: unknown key; expected one of parallel"),
+        ("parallel.tensor=3", "expected a divisor of 2 ranks, got 3"),
+        ("parallel.tenser=2", "did you mean 'tensor'?"),
     ]:
         done = subprocess.run(
             [

@@ -96,19 +96,48 @@ class Group {
     return out.at("logits").select(1, n - 1).to(at::kFloat).contiguous();
   }
 
-  void draw(const at::Tensor& logits, int64_t made) {
+  // Per row a token and its log-probability.
+  std::vector<Sampled> sample(const at::Tensor& logits, int64_t made) {
     const int64_t vocabulary = logits.size(1);
     const std::vector<bool> forbidden = forbidden_ids(vocabulary, ids_, made >= options_.min_tokens);
     const RngKey key = root_key(static_cast<uint64_t>(options_.seed)).child("generate");
+    std::vector<Sampled> out;
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      const Generated& sequence = sequences_[static_cast<size_t>(rows_[r])];
+      const double uniform =
+          random_uniform(key.child(static_cast<uint64_t>(sequence.index)), static_cast<uint64_t>(made));
+      const float* row = logits.const_data_ptr<float>() + static_cast<int64_t>(r) * vocabulary;
+      out.push_back(
+          sample_token({row, static_cast<size_t>(vocabulary)}, forbidden, options_.sampling, uniform));
+    }
+    return as_first_rank(std::move(out));
+  }
+
+  // Logits may differ in their last bits on unlike processors; all ranks that decode together go on alike.
+  std::vector<Sampled> as_first_rank(std::vector<Sampled> own) {
+    parallel::Communicator& ranks = runner_.communicator();
+    parallel::Axes axes = parallel::all_axes(ranks.mesh());
+    std::erase(axes, "data");
+    if (ranks.mesh().group_size(axes) == 1) return own;
+    at::Tensor drawn = at::empty({static_cast<int64_t>(own.size()), 2}, at::kDouble);
+    auto* data = drawn.mutable_data_ptr<double>();
+    for (size_t r = 0; r < own.size(); ++r) {
+      data[2 * r] = own[r].id;
+      data[2 * r + 1] = own[r].log_probability;
+    }
+    drawn = ranks.broadcast(drawn, 0, axes);
+    const auto* first = drawn.const_data_ptr<double>();
+    for (size_t r = 0; r < own.size(); ++r) own[r] = {static_cast<int32_t>(first[2 * r]), first[2 * r + 1]};
+    return own;
+  }
+
+  void draw(const at::Tensor& logits, int64_t made) {
+    const std::vector<Sampled> drawn = sample(logits, made);
     std::vector<int64_t> unfinished;
     std::vector<int64_t> kept_rows;
     for (size_t r = 0; r < rows_.size(); ++r) {
       Generated& sequence = sequences_[static_cast<size_t>(rows_[r])];
-      const double uniform =
-          random_uniform(key.child(static_cast<uint64_t>(sequence.index)), static_cast<uint64_t>(made));
-      const float* row = logits.const_data_ptr<float>() + static_cast<int64_t>(r) * vocabulary;
-      const Sampled sampled =
-          sample_token({row, static_cast<size_t>(vocabulary)}, forbidden, options_.sampling, uniform);
+      const Sampled& sampled = drawn[r];
       sequence.log_likelihood += sampled.log_probability;
       if (contains(ids_.end, sampled.id)) {
         sequence.stop = Generated::Stop::kEnd;
@@ -189,11 +218,12 @@ void generate(const models::Model& model, const GenerateIds& ids, const Generate
     AXIAL_CHECK(sharers == 1 || row->zero_stage < 3, kOp,
                 "ZeRO stage; expected one of [0, 2] for {} ranks of 'data', got 3", sharers);
   }
-  for (int64_t first = 0; first < options.count; first += sharers * options.batch) {
-    const int64_t own = first + place * options.batch;
+  for (int64_t first = 0, share = 0; first < options.count; first += sharers * share) {
+    share = std::min(options.batch, (options.count - first + sharers - 1) / sharers);
+    const int64_t own = first + place * share;
     std::vector<Generated> sequences;
     if (own < options.count) {
-      sequences = Group(runner, ids, options, own, std::min(options.batch, options.count - own)).run();
+      sequences = Group(runner, ids, options, own, std::min(share, options.count - own)).run();
     }
     for (const std::string& text : parallel::exchange(to_text(sequences), ranks, {"data"})) {
       for (const Generated& sequence : from_text(text)) on_sequence(sequence);

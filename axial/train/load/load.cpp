@@ -5,6 +5,7 @@
 #include "axial/core/log/log.h"
 #include "axial/models/common/parallelize.h"
 #include "axial/ops/common/kernel_call.h"
+#include "axial/parallel/collectives/exchange.h"
 #include "axial/parallel/replicas/replicas.h"
 #include "axial/train/checkpoint/store.h"
 #include "axial/train/hugging_face/hugging_face.h"
@@ -92,6 +93,22 @@ CheckpointIndex choose(const fs::path& path, const LoadOptions& options) {
   return std::move(*newest);
 }
 
+// The first rank chooses and verifies for all: the others might find a newer one, or find it otherwise.
+CheckpointIndex choose_for_all(const fs::path& path, const LoadOptions& options) {
+  if (options.ranks == nullptr) return choose(path, options);
+  const bool first = options.ranks->mesh().rank() == 0;
+  std::optional<CheckpointIndex> chosen;
+  parallel::together(
+      [&] {
+        if (first) chosen = choose(path, options);
+      },
+      options.ranks);
+  const std::string mine = first ? chosen->folder.string() : "";
+  const fs::path folder =
+      parallel::exchange(mine, options.ranks, parallel::all_axes(options.ranks->mesh())).front();
+  return first ? std::move(*chosen) : read_checkpoint_index(folder);
+}
+
 // The newest index that reads, whatever its files are like.
 std::optional<CheckpointIndex> any_readable(const fs::path& path) {
   std::vector<fs::path> folders{path};
@@ -123,7 +140,7 @@ LoadedModel load_model(const fs::path& path, const models::ModelRegistry& regist
   AXIAL_CHECK(fs::exists(path), kOp, "'{}' does not exist", path.string());
   LoadedModel out;
   if (is_checkpoint(path)) {
-    out = load_checkpoint(choose(path, options), registry, options);
+    out = load_checkpoint(choose_for_all(path, options), registry, options);
   } else if (fs::exists(path / "config.json")) {
     HuggingFaceModel read = read_hugging_face(path, registry, options.dtype);
     out.model = split_whole(std::move(read.model), registry, options);

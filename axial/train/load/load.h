@@ -26,8 +26,8 @@ struct LoadOptions {
   std::optional<at::ScalarType> dtype;  ///< absent: as stored
   WhichCheckpoint which = WhichCheckpoint::kBest;
   /// Ranks that hold the model together, which outlive it, and how they split it (sequence_regions, which
-  /// save what only training keeps, are left out). Each reads its part of a checkpoint; of a Hugging Face
-  /// folder the whole. Null: one rank.
+  /// save what only training keeps, are left out). The first verifies a checkpoint, each reads its part; of a
+  /// Hugging Face folder all read the whole. Null: one rank.
   parallel::Communicator* ranks = nullptr;
   parallel::MeshOptions parallel;
 };
