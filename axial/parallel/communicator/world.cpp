@@ -54,7 +54,8 @@ struct World::State {
   void watch_over() {
     if (size == 1) return;
     // Writing to a rank that has just died would end this one without a word.
-    std::signal(SIGPIPE, SIG_IGN);
+    struct sigaction now {};
+    if (::sigaction(SIGPIPE, nullptr, &now) == 0 && now.sa_handler == SIG_DFL) std::signal(SIGPIPE, SIG_IGN);
     watch = std::make_shared<Watch>(store, rank, size, options.timeout);
   }
 };

@@ -22,7 +22,8 @@ class World {
     bool compare_calls = false;  ///< AXIAL_COMPARE_CALLS=1 sets it too: Communicator::Options
   };
 
-  /// Worlds of several ranks ignore SIGPIPE: writing to a rank that has died is an error, not the end.
+  /// A process that joins a world of several ranks ignores SIGPIPE from then on, unless it handles it:
+  /// writing to a rank that has died is an error, not the end.
   ///
   /// As torchrun and `--ranks` start a process: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR,
   /// MASTER_PORT, TORCHELASTIC_USE_AGENT_STORE. One rank where RANK and WORLD_SIZE are not set. Throws

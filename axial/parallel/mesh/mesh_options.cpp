@@ -18,6 +18,8 @@ void MeshOptions::validate() const {
   AXIAL_CHECK(stages_per_rank >= 1 && (stages_per_rank == 1 || pipe > 1), kOp,
               "stages_per_rank; expected at least 1, and 1 without pipe, got {} with pipe {}",
               stages_per_rank, pipe);
+  AXIAL_CHECK(pipe_schedule != PipeSchedule::kGPipe || pipe > 1, kOp,
+              "pipe_schedule; expected 1f1b without pipe, got gpipe");
   AXIAL_CHECK(replicate_vocabulary_below >= 0, kOp, "replicate_vocabulary_below; expected at least 0, got {}",
               replicate_vocabulary_below);
   AXIAL_CHECK(0 <= zero && zero <= 3, kOp, "zero; expected a stage of [0, 3], got {}", zero);

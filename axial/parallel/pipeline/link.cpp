@@ -45,12 +45,17 @@ bool has_data(const at::Tensor& tensor) { return tensor.defined() && tensor.nume
 
 }  // namespace
 
-void StageLink::send(const std::vector<at::Tensor>& tensors, int64_t peer, int64_t channel) {
+void StageLink::finish_oldest(int64_t peer, int64_t channel) {
   std::deque<Message>& queue = sent_[{peer, channel}];
-  while (in_flight_ > 0 && static_cast<int64_t>(queue.size()) >= in_flight_) {
-    for (Pending& part : queue.front()) part.wait();
-    queue.pop_front();
-  }
+  if (queue.empty()) return;
+  for (Pending& part : queue.front()) part.wait();
+  queue.pop_front();
+}
+
+void StageLink::send(const std::vector<at::Tensor>& tensors, int64_t peer, int64_t channel,
+                     int64_t in_flight) {
+  std::deque<Message>& queue = sent_[{peer, channel}];
+  while (in_flight > 0 && static_cast<int64_t>(queue.size()) >= in_flight) finish_oldest(peer, channel);
   Message& message = queue.emplace_back();
   if (tensors.empty()) return;
   message.push_back(ranks_.start_send(shapes_of(tensors), peer, {kPipeAxis}, {channel, true}));

@@ -19,12 +19,14 @@ namespace axial::parallel {
 /// their order.
 class StageLink {
  public:
-  /// At most `in_flight` messages of a channel are under way: one more waits for the oldest, and its memory
-  /// is free. 0: any number.
-  StageLink(Communicator& ranks, int64_t in_flight) : ranks_(ranks), in_flight_(in_flight) {}
+  explicit StageLink(Communicator& ranks) : ranks_(ranks) {}
 
-  void send(const std::vector<at::Tensor>& tensors, int64_t peer, int64_t channel);
-  /// As many tensors as were sent; throws ValueError when the sender brings another number.
+  /// Holds the tensors until they have arrived: at most `in_flight` messages of a channel, one more waits for
+  /// the oldest. 0: any number.
+  void send(const std::vector<at::Tensor>& tensors, int64_t peer, int64_t channel, int64_t in_flight);
+  /// The oldest message of this channel has been answered: let go of it.
+  void finish_oldest(int64_t peer, int64_t channel);
+  /// As many tensors as the sender says; both know it from the blocks.
   std::vector<at::Tensor> receive(size_t count, int64_t peer, int64_t channel, at::Device device);
   /// Return when all that was sent has arrived.
   void finish();
@@ -33,7 +35,6 @@ class StageLink {
   using Message = std::vector<Pending>;
 
   Communicator& ranks_;
-  int64_t in_flight_ = 0;
   std::map<std::pair<int64_t, int64_t>, std::deque<Message>> sent_;  // by peer and channel
 };
 

@@ -44,8 +44,14 @@ struct Action {
 struct StepPlan {
   std::vector<BlockRange> groups;
   std::vector<Action> actions;
-  int64_t sends_in_flight = 0;  ///< messages over one border and way that may be under way; 0: any number
+  int64_t sends_in_flight = 0;  ///< messages over one border that may be under way; 0: any number
+  int64_t grads_in_flight = 0;  ///< likewise of gradients
 };
+
+/// The limit for a send or send_grad.
+inline int64_t messages_in_flight(const StepPlan& plan, const Action& action) {
+  return action.kind == ActionKind::kSendGrad ? plan.grads_in_flight : plan.sends_in_flight;
+}
 
 /// What may be traded for memory.
 struct MemoryPolicy {

@@ -105,7 +105,7 @@ class World {
 
   bool send(Rank& rank, const Action& action) {
     Line& line = lines_[line_of(rank, action)];
-    const auto limit = static_cast<size_t>(rank.plan->sends_in_flight);
+    const auto limit = static_cast<size_t>(messages_in_flight(*rank.plan, action));
     if (limit > 0 && line.sent.size() >= limit) {
       const size_t oldest = line.sent.size() - limit;
       if (line.taken.size() <= oldest) return false;

@@ -35,7 +35,7 @@ StepRun::StepRun(RunSetup setup, const std::vector<NamedTensors>& batches, PlanU
       batches_(batches),
       schedule_(schedule_plan(s_.stream, s_.plan, static_cast<int64_t>(batches.size()), use,
                               has_sharded_values(s_.parameters), s_.stages.ranks > 1)),
-      link_(s_.communicator, s_.plan.sends_in_flight),
+      link_(s_.communicator),
       kept_(batches.size()) {
   const size_t versions = s_.stream.values.size();
   for (size_t m = 0; m < batches.size(); ++m) {
@@ -157,7 +157,7 @@ void StepRun::transfer(const Action& action, const BlockRange& range) {
   if (sends) {
     std::vector<at::Tensor> sent;
     for (at::Tensor* tensor : tensors) sent.push_back(*tensor);
-    link_.send(sent, peer, channel);
+    link_.send(sent, peer, channel, messages_in_flight(s_.plan, action));
     // A gradient is complete here: whoever wrote the tensor gets it from the stages in between.
     for (at::Tensor* tensor : tensors) {
       if (grads) tensor->reset();
@@ -165,6 +165,7 @@ void StepRun::transfer(const Action& action, const BlockRange& range) {
     return;
   }
   std::vector<at::Tensor> got = link_.receive(tensors.size(), peer, channel, device());
+  if (grads) link_.finish_oldest(peer, channel - 1);  // what they are the gradients of has arrived
   for (size_t i = 0; i < got.size(); ++i) {
     if (grads && got[i].defined()) accumulate(*tensors[i], std::move(got[i]));
     if (!grads) *tensors[i] = std::move(got[i]);

@@ -195,8 +195,11 @@ StepPlan write_training_step(const Stages& stages, int64_t rank, int64_t num_mic
   if (policy.zero_stage == 3) add_gathers(writer.plan());
   if (stages.ranks > 1) {
     writer.add(ActionKind::kTie, 0, 0);
-    // Enough for every rank to run as far ahead as its schedule lets it.
-    writer.plan().sends_in_flight = schedule == PipeSchedule::kGPipe ? num_micro_batches : stages.size() + 1;
+    // Enough for every rank to run as far ahead as its schedule lets it. Gradients are taken soon after they
+    // come, but for stages of one rank that wait for each other.
+    const int64_t ahead = schedule == PipeSchedule::kGPipe ? num_micro_batches : stages.size() + 1;
+    writer.plan().sends_in_flight = ahead;
+    writer.plan().grads_in_flight = stages.size() > stages.ranks ? ahead : 2;
   }
   return std::move(writer.plan());
 }

@@ -26,7 +26,7 @@ std::string precision_name(Precision precision) { return recipe::to_node(precisi
 
 Trainer::Trainer(TrainerInputs inputs, TrainOptions options, const RunFolder& folder)
     : inputs_(std::move(inputs)),
-      options_((options.validate(), options)),
+      options_((options.validate(), std::move(options))),
       folder_(folder),
       step_(inputs_.model, options_, at::kCPU, inputs_.ranks),
       store_(folder.checkpoints(), {options_.keep_last, StoreOptions{}.shard_bytes}, ranks()) {
