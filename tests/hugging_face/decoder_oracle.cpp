@@ -29,10 +29,11 @@ using NamedList = std::vector<std::pair<std::string, at::Tensor>>;
 
 nlohmann::json read_json(const fs::path& path) { return nlohmann::json::parse(axial::read_file(path)); }
 
-NamedList foreign_tensors(const ModelEntry& entry, const Model& model, const std::string& family) {
+NamedList foreign_tensors(const ModelEntry& entry, const Model& model,
+                          const axial::parallel::ParameterReaders& values, const std::string& family) {
   NamedList tensors;
   entry.hugging_face.export_weights(
-      model.config, family, *model.parameters,
+      model.config, family, *model.parameters, values,
       [&](const std::string& name, const at::Tensor& tensor) { tensors.emplace_back(name, tensor); });
   return tensors;
 }
@@ -56,15 +57,13 @@ void run(const fs::path& folder, const ModelEntry& entry, const Model& model, co
   loss.backward();
   outputs.emplace_back("loss_sum", loss.detach());
 
-  // Gradients take the place of values in a second table, so that the weight exporter names them.
-  const Model gradients = entry.build(model.config);
-  gradients.parameters->materialize(at::kCPU, loss.scalar_type(), 0);
-  at::NoGradGuard no_grad;
+  // Gradients take the place of values, so that the weight exporter names them.
+  axial::parallel::ParameterReaders gradients;
   for (const auto& row : model.parameters->rows()) {
     AXIAL_CHECK(row->value.grad().defined(), "oracle", "'{}' has no gradient", row->spec.name);
-    gradients.parameters->at(row->spec.name).value.copy_(row->value.grad());
+    gradients[row->spec.name] = [gradient = row->value.grad()] { return gradient; };
   }
-  for (auto& [name, tensor] : foreign_tensors(entry, gradients, family))
+  for (auto& [name, tensor] : foreign_tensors(entry, model, gradients, family))
     outputs.emplace_back("grad." + name, tensor);
   axial::train::write_safetensors(folder / "outputs.safetensors", outputs);
 }
@@ -74,9 +73,12 @@ void import_folder(const fs::path& folder, const ModelEntry& entry) {
   const axial::train::SafetensorsFile file(folder / "model.safetensors");
   Model model = entry.build(entry.hugging_face.import_config(config));
   model.parameters->materialize(at::kCPU, at::kFloat, 0);
-  entry.hugging_face.import_weights(
-      config, [&](const std::string& name) { return axial::train::read_tensor(file, name); },
-      file.header().names(), *model.parameters);
+  const axial::models::ForeignWeights weights{
+      file.header().names(),
+      [&](const std::string& name) { return axial::train::describe_tensor(file, name); },
+      [&](const std::string& name) { return axial::train::read_tensor(file, name); }};
+  axial::parallel::fill_parameters(*model.parameters,
+                                   entry.hugging_face.import_weights(config, weights, *model.parameters));
   run(folder, entry, model, config.at("model_type").get<std::string>());
 }
 
@@ -94,8 +96,10 @@ void export_folder(const fs::path& folder, const ModelEntry& entry, const std::s
   }
   axial::write_file_atomically(folder / "config.json",
                                entry.hugging_face.export_config(model.config, family).dump(2) + "\n");
-  axial::train::write_safetensors(folder / "model.safetensors", foreign_tensors(entry, model, family),
-                                  {{"format", "pt"}});
+  axial::train::write_safetensors(
+      folder / "model.safetensors",
+      foreign_tensors(entry, model, axial::parallel::readers_of(*model.parameters), family),
+      {{"format", "pt"}});
   run(folder, entry, model, family);
 }
 

@@ -20,12 +20,6 @@
 namespace axial::cli {
 namespace {
 
-at::ScalarType scalar_type(const std::string& name) {
-  if (name == "fp64") return at::kDouble;
-  if (name == "fp32") return at::kFloat;
-  return name == "bf16" ? at::kBFloat16 : at::kHalf;
-}
-
 // A foreign folder says nothing about sequences, so the user may; one that does is not overruled.
 void adopt_tokenizer(train::LoadedModel& loaded, const std::string& kind) {
   if (!loaded.tokenizer.is_null()) {
@@ -95,19 +89,34 @@ int ModelArguments::run_on_mesh(const std::function<int(const MeshModel&)>& work
   });
 }
 
-train::LoadedModel ModelArguments::load() const { return load_with({}); }
-
-train::LoadedModel ModelArguments::load(const MeshModel& mesh) const {
-  train::LoadOptions options;
-  options.ranks = &mesh.ranks;
-  options.parallel = mesh.options;
-  return load_with(options);
+at::ScalarType ModelArguments::dtype() const {
+  if (precision == "fp64") return at::kDouble;
+  if (precision == "fp32") return at::kFloat;
+  return precision == "bf16" ? at::kBFloat16 : at::kHalf;
 }
 
-train::LoadedModel ModelArguments::load_with(train::LoadOptions options) const {
-  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
-  options.dtype = scalar_type(precision);
+train::LoadOptions ModelArguments::options() const {
+  train::LoadOptions options;
+  options.dtype = dtype();
   options.which = checkpoint == "best" ? train::WhichCheckpoint::kBest : train::WhichCheckpoint::kLast;
+  return options;
+}
+
+train::LoadedModel ModelArguments::load() const { return load_with(options()); }
+
+train::LoadedModel ModelArguments::load(const MeshModel& mesh) const {
+  train::LoadOptions split = options();
+  split.ranks = &mesh.ranks;
+  split.parallel = mesh.options;
+  return load_with(split);
+}
+
+train::LoadedModel ModelArguments::describe() const {
+  return train::describe_model(path, models::all_models(), options());
+}
+
+train::LoadedModel ModelArguments::load_with(const train::LoadOptions& options) const {
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
   train::LoadedModel loaded = train::load_model(path, models::all_models(), options);
   if (!tokenizer.empty()) adopt_tokenizer(loaded, tokenizer);
   return loaded;

@@ -46,6 +46,10 @@ struct ModelArguments {
   /// Set the number of threads and load; throws what load_model throws, and ValueError when --tokenizer
   /// contradicts the folder's or has more ids than the model.
   train::LoadedModel load() const;
+  /// The same without reading the weights (train::describe_model).
+  train::LoadedModel describe() const;
+  /// What --precision says.
+  at::ScalarType dtype() const;
   /// Run `work` on every rank that was asked for, with the communicator of the mesh that --set names, and
   /// return what the first rank's returned. Ranks after the first are silent.
   int run_on_mesh(const std::function<int(const MeshModel&)>& work) const;
@@ -53,7 +57,8 @@ struct ModelArguments {
   train::LoadedModel load(const MeshModel& mesh) const;
 
  private:
-  train::LoadedModel load_with(train::LoadOptions options) const;
+  train::LoadOptions options() const;
+  train::LoadedModel load_with(const train::LoadOptions& options) const;
 };
 
 /// The tokenizer of a loaded model; throws ValueError when its folder carries none.

@@ -18,12 +18,14 @@ struct Arguments {
 
 int run(const Arguments& arguments) {
   AXIAL_CHECK(!arguments.out.empty(), "export", "--out; expected the name of a folder, got none");
-  const train::LoadedModel loaded = arguments.model.load();
+  const train::LoadedModel described = arguments.model.describe();
+  AXIAL_CHECK(described.damage.empty(), "export", "{}", described.damage);
   train::HuggingFaceOptions options = arguments.options;
   options.source = arguments.model.path;
-  const std::string family =
-      train::write_hugging_face(arguments.out, models::all_models(), loaded.model, loaded.tokenizer, options);
-  fmt::print("{} -> {} ({})\n", loaded.source, arguments.out.string(), family);
+  options.dtype = arguments.model.dtype();
+  const std::string family = train::write_hugging_face(arguments.out, models::all_models(), described.model,
+                                                       described.weights, described.tokenizer, options);
+  fmt::print("{} -> {} ({})\n", described.source, arguments.out.string(), family);
   return 0;
 }
 

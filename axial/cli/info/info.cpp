@@ -53,9 +53,7 @@ void print_parameters(const parallel::ParameterTable& parameters) {
 }
 
 int run(const Arguments& arguments) {
-  train::LoadOptions options;
-  if (arguments.model.checkpoint == "last") options.which = train::WhichCheckpoint::kLast;
-  const auto loaded = train::describe_model(arguments.model.path, models::all_models(), options);
+  const auto loaded = arguments.model.describe();
   if (arguments.json) {
     fmt::print("{}\n", summary_of(loaded).dump(1));
     return 0;

@@ -10,6 +10,7 @@
 #include "axial/cli/common/model_arguments.h"
 #include "axial/cli/common/ranks.h"
 #include "axial/cli/common/registry.h"
+#include "axial/cli/train/step_watch.h"
 #include "axial/core/check/check.h"
 #include "axial/core/file/file.h"
 #include "axial/core/log/log.h"
@@ -17,8 +18,6 @@
 #include "axial/core/text/text.h"
 #include "axial/models/common/parallelize.h"
 #include "axial/optim/schedule/schedule.h"
-#include "axial/train/profile/action_trace.h"
-#include "axial/train/profile/op_profile.h"
 #include "axial/train/recipe/run_recipe.h"
 #include "axial/train/run_folder/run_folder.h"
 #include "axial/train/trainer/trainer.h"
@@ -34,71 +33,13 @@ struct Arguments {
   std::filesystem::path recipe;
   std::vector<std::string> data;
   std::filesystem::path out;
+  std::filesystem::path from;
   std::vector<std::string> overrides;
   bool overwrite = false;
   bool keys = false;
   int64_t profile = 0;
   int64_t trace = 0;
   RanksArguments ranks;
-};
-
-// Measures steps of a run where its ops spend the time, once the first steps have warmed everything up.
-class StepProfile {
- public:
-  explicit StepProfile(int64_t steps) : steps_(steps) {}
-
-  void after_step() {
-    if (steps_ <= 0) return;
-    done_ += 1;
-    if (done_ == kWarmUp) profile_ = std::make_unique<train::OpProfile>();
-    if (done_ != kWarmUp + steps_) return;
-    text_ = profile_->render(steps_);
-    profile_.reset();
-  }
-
-  void print() const {
-    if (steps_ <= 0) return;
-    if (!text_.empty()) fmt::print("\nprofile of {} steps\n{}", steps_, text_);
-    if (text_.empty()) log()->warn("no profile: the run ended before step {} of it", kWarmUp + steps_);
-  }
-
- private:
-  static constexpr int64_t kWarmUp = 3;
-  int64_t steps_ = 0;
-  int64_t done_ = 0;
-  std::unique_ptr<train::OpProfile> profile_;
-  std::string text_;
-};
-
-// Records the actions of steps, once the first ones have warmed everything up.
-class StepTrace {
- public:
-  StepTrace(int64_t steps, std::filesystem::path folder, train::Trainer& trainer)
-      : steps_(steps), folder_(std::move(folder)), trainer_(trainer) {}
-
-  void after_step() {
-    if (steps_ <= 0) return;
-    done_ += 1;
-    const int64_t rank = trainer_.runner().communicator().mesh().rank();
-    if (done_ == kWarmUp) trace_ = std::make_unique<train::ActionTraceFile>(trainer_.runner(), rank);
-    if (done_ != kWarmUp + steps_) return;
-    trace_->write(folder_ / fmt::format("trace_rank{}.json", rank));
-    trace_.reset();
-  }
-
-  void finish() const {
-    if (trace_ || (steps_ > 0 && done_ < kWarmUp)) {
-      log()->warn("no trace: the run ended before step {} of it", kWarmUp + steps_);
-    }
-  }
-
- private:
-  static constexpr int64_t kWarmUp = 2;
-  int64_t steps_ = 0;
-  std::filesystem::path folder_;
-  train::Trainer& trainer_;
-  int64_t done_ = 0;
-  std::unique_ptr<train::ActionTraceFile> trace_;
 };
 
 // The recipe of the run that the folder holds already, when it is the same run; throws when it is another.
@@ -153,9 +94,33 @@ void print_summary(const TrainResult& result, const models::Model& model,
   fmt::print("\n{}\ncheckpoint: {}\ncurve: {}\n", table.render(), result.checkpoint.string(), curve.string());
 }
 
-// Resume the run of the folder if there is one; false when it has more steps behind it than are asked for.
-bool go_on(train::Trainer& trainer, const std::optional<RunRecipe>& before, const RunRecipe& recipe) {
-  if (!trainer.resume()) return true;
+// The model that a new run starts from, checked; none without --from.
+std::optional<train::LoadedModel> origin_of(const Arguments& arguments, const train::TrainerInputs& inputs,
+                                            const RunRecipe& recipe) {
+  if (arguments.from.empty()) return std::nullopt;
+  train::LoadOptions options;
+  options.ranks = inputs.ranks.communicator;
+  auto origin = train::describe_model(arguments.from, models::all_models(), options);
+  AXIAL_CHECK(origin.damage.empty(), "train", "--from: {}", origin.damage);
+  train::check_can_start_from(origin.model, inputs.model);
+  const std::string kind =
+      origin.tokenizer.is_null() ? recipe.data.tokenizer.kind : origin.tokenizer.value("kind", std::string());
+  AXIAL_CHECK(kind == recipe.data.tokenizer.kind, "train",
+              "--from: {} has another tokenizer; expected {}, got {}", origin.source,
+              recipe.data.tokenizer.kind, kind);
+  return origin;
+}
+
+// Resume the run of the folder if there is one, or start a new one; false when it has more steps behind it
+// than are asked for.
+bool go_on(train::Trainer& trainer, const std::optional<RunRecipe>& before, const RunRecipe& recipe,
+           const std::optional<train::LoadedModel>& origin) {
+  if (!trainer.resume()) {
+    if (!origin) return true;
+    trainer.start_from(origin->weights);
+    fmt::print("starting from {}\n", origin->source);
+    return true;
+  }
   const int64_t step = trainer.state().step;
   if (step > recipe.train.steps) {
     fmt::print("the run is at step {} already, train.steps is {}: nothing to do, nothing changed\n",
@@ -182,6 +147,8 @@ int train_on(parallel::World& world, const Arguments& arguments) {
       train::build_model(recipe, models::all_models(), *data::make_tokenizer(recipe.data.tokenizer));
   models::parallelize(inputs.model, models::all_models(), ranks->mesh(), recipe.parallel);
   const auto sequence = parallel::SequenceLayout::over(ranks->mesh(), recipe.data.sequence_length);
+  inputs.ranks = {ranks.get(), recipe.parallel, sequence};
+  const std::optional<train::LoadedModel> origin = origin_of(arguments, inputs, recipe);
   if (first && !arguments.overwrite) same_run_in(arguments.out, recipe);
   if (recipe.train.schedule.warmup_steps >= recipe.train.steps) {
     log()->warn("train.schedule.warmup_steps is {}: the {} steps end before the warm-up does",
@@ -204,7 +171,6 @@ int train_on(parallel::World& world, const Arguments& arguments) {
     profile.after_step();
     tracing->after_step();
   };
-  inputs.ranks = {ranks.get(), recipe.parallel, sequence};
   std::optional<RunFolder> folder;
   std::optional<RunRecipe> before;
   world.first_alone([&] {
@@ -218,7 +184,7 @@ int train_on(parallel::World& world, const Arguments& arguments) {
   world.first_alone([&] {
     if (first && arguments.overwrite) folder->erase_run();  // now that the new run is there in memory
   });
-  if (!go_on(trainer, before, recipe)) return 0;
+  if (!go_on(trainer, before, recipe, origin)) return 0;
   if (first) {  // only now is it sure that the run goes on with it
     folder->save_recipe(train::resolved_text(train::with_absolute_paths(recipe)));
   }
@@ -252,6 +218,10 @@ void register_train(CommandRegistry& registry) {
         "FASTA files, folders or patterns; replaces data.files and data.mixture of the recipe");
     command.add_option("--out", arguments->out, "run folder; a run in it goes on")
         ->option_text("TEXT REQUIRED");
+    command.add_option(
+        "--from", arguments->from,
+        "run, checkpoint or Hugging Face folder of the same architecture, whose weights a new run "
+        "starts from");
     command.add_option("--set", arguments->overrides, "override a key of the recipe: a.b=c; repeatable")
         ->take_all()
         ->allow_extra_args(false);
@@ -277,6 +247,8 @@ void register_train(CommandRegistry& registry) {
         "  torchrun --no-python --nproc-per-node 2 axial train recipes/genome_25m.yaml --data genes.fasta "
         "\\\n"
         "      --out runs/two\n"
+        "  axial train recipes/genome_25m.yaml --data genes.fasta --out runs/tuned --from runs/first \\\n"
+        "      --set train.optimizer.learning_rate=1e-4\n"
         "  axial train --keys\n"
         "Ctrl-C saves and leaves; the same command goes on. So does it after a crash.\n"
         "Beside other work on the same cores, OMP_WAIT_POLICY=passive keeps waiting threads from taking "

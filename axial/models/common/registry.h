@@ -15,6 +15,7 @@
 
 #include "axial/core/recipe/recipe.h"
 #include "axial/parallel/block/block.h"
+#include "axial/parallel/parameter_table/logical.h"
 #include "axial/parallel/parameter_table/parameter_table.h"
 #include "axial/parallel/pipeline/stages.h"
 #include "axial/parallel/placement/placement.h"
@@ -42,22 +43,30 @@ struct Model {
   parallel::StepRunner runner_with(const std::string& head, parallel::Communicator* ranks = nullptr) const;
 };
 
-/// How a model exchanges weights with Hugging Face folders. Pure functions of configs and tensors; files
-/// are read and written by train.
+/// The weights of a Hugging Face folder, tensor by tensor.
+struct ForeignWeights {
+  std::vector<std::string> names;
+  std::function<at::Tensor(const std::string& name)> describe;  ///< on Meta: shape and dtype
+  std::function<at::Tensor(const std::string& name)> read;
+};
+
+/// How a model exchanges weights with Hugging Face folders, one tensor at a time. Pure functions of configs
+/// and tensors; files are read and written by train.
 struct HuggingFaceAdapter {
   /// config.json -> our config; throws UnsupportedError naming the field that has no equivalent.
   std::function<nlohmann::json(const nlohmann::json& hf_config)> import_config;
   /// Our config -> config.json of `family` ("gpt2", "gpt_neox", "bloom", "llama"); throws UnsupportedError
   /// naming the setting the family cannot express.
   std::function<nlohmann::json(const nlohmann::json& config, const std::string& family)> export_config;
-  /// Fill the materialised table; `get(name)` returns the foreign tensor (throws when absent).
-  std::function<void(const nlohmann::json& hf_config,
-                     const std::function<at::Tensor(const std::string&)>& get,
-                     const std::vector<std::string>& available, parallel::ParameterTable& table)>
+  /// How each parameter that `table` declares is made of foreign tensors. Throws, before anything is read,
+  /// ValueError naming a tensor that is missing, misshapen or left over, UnsupportedError for integers.
+  std::function<parallel::ParameterReaders(const nlohmann::json& hf_config, const ForeignWeights& weights,
+                                           const parallel::ParameterTable& table)>
       import_weights;
-  /// Call `put(name, tensor)` for every foreign tensor of `family`.
+  /// Call `put(name, tensor)` for every foreign tensor of `family`, each parameter that `table` declares read
+  /// once; on Meta where the readers give Meta tensors.
   std::function<void(const nlohmann::json& config, const std::string& family,
-                     const parallel::ParameterTable& table,
+                     const parallel::ParameterTable& table, const parallel::ParameterReaders& weights,
                      const std::function<void(const std::string&, const at::Tensor&)>& put)>
       export_weights;
   /// Families that export_config accepts.

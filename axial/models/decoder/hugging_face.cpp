@@ -3,7 +3,6 @@
 // another shape.
 #include "axial/models/decoder/hugging_face.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 
@@ -101,9 +100,11 @@ bool ends_with_any(const std::string& name, const std::vector<std::string>& endi
 /// One import: the foreign tensors that are there, and those not used yet.
 class Import {
  public:
-  Import(const HuggingFaceFamily& family, const std::function<at::Tensor(const std::string&)>& get,
-         const std::vector<std::string>& available)
-      : family_(family), get_(get), names_(available.begin(), available.end()), unused_(names_) {}
+  Import(const HuggingFaceFamily& family, const ForeignWeights& weights)
+      : family_(family),
+        weights_(weights),
+        names_(weights.names.begin(), weights.names.end()),
+        unused_(names_) {}
 
   /// The foreign name in this file: with or without prefix, under either spelling; empty when absent.
   std::string find(const std::string& theirs) const {
@@ -118,11 +119,12 @@ class Import {
     return "";
   }
 
-  at::Tensor take(const std::string& theirs, const std::vector<int64_t>& shape) {
+  /// The name in this file of a tensor that has this shape.
+  std::string take(const std::string& theirs, const std::vector<int64_t>& shape) {
     const std::string name = find(theirs);
     AXIAL_CHECK(!name.empty(), kOp, "tensor '{}' of family {} is missing", full_name(family_, theirs),
                 family_.name);
-    at::Tensor tensor = get_(name);
+    const at::Tensor tensor = weights_.describe(name);
     unused_.erase(name);
     if (!tensor.is_floating_point()) {
       fail<UnsupportedError>(kOp, "tensor '{}' holds integers; expected floating point (not quantised)",
@@ -131,7 +133,7 @@ class Import {
     AXIAL_CHECK(tensor.sizes() == at::IntArrayRef(shape), kOp,
                 "tensor '{}' has another shape; expected [{}], got [{}]", name, fmt::join(shape, ", "),
                 fmt::join(tensor.sizes().vec(), ", "));
-    return tensor;
+    return name;
   }
 
   void finish() const {
@@ -146,62 +148,59 @@ class Import {
 
  private:
   const HuggingFaceFamily& family_;
-  const std::function<at::Tensor(const std::string&)>& get_;
+  const ForeignWeights& weights_;
   std::set<std::string> names_, unused_;
 };
 
-void fill(parallel::Parameter& row, const at::Tensor& value) {
-  AXIAL_CHECK(row.value.defined(), kOp, "parameter '{}' is not materialised", row.spec.name);
-  if (!row.holding.is_whole(row.spec.shape)) {
-    fail<UnsupportedError>(kOp, "parameter '{}' is sharded; expected whole parameters for import and export",
-                           row.spec.name);
-  }
-  row.value.copy_(value);
-  const auto master = row.companions.find("master");
-  if (master != row.companions.end()) master->second.copy_(value);
+using Reader = std::function<at::Tensor()>;
+
+/// Reads an embedding, and the head that should be the same; `name` is the head's.
+Reader tied_reader(Reader embedding, Reader head, std::string name) {
+  return [embedding = std::move(embedding), head = std::move(head), name = std::move(name)] {
+    at::Tensor value = embedding();
+    AXIAL_CHECK(at::equal(head().to(value.scalar_type()), value), kOp,
+                "tensor '{}' differs from the embedding although config.json ties them (tie_word_embeddings)",
+                name);
+    return value;
+  };
 }
 
-void import_weights(const nlohmann::json& hf_config, const std::function<at::Tensor(const std::string&)>& get,
-                    const std::vector<std::string>& available, parallel::ParameterTable& table) {
-  at::NoGradGuard no_grad;
+parallel::ParameterReaders import_weights(const nlohmann::json& hf_config, const ForeignWeights& weights,
+                                          const parallel::ParameterTable& table) {
   const HuggingFaceFamily& family = family_of(hf_config);
   DecoderConfig config = family.import_config(hf_config);
   config.complete();
-  Import import(family, get, available);
+  Import import(family, weights);
+  parallel::ParameterReaders readers;
   for (const WeightMap& map : family.weights(config)) {
-    parallel::Parameter& row = table.at(map.ours);
-    const bool tied = row.spec.name != map.ours;
+    const parallel::ParameterSpec& ours = table.at(map.ours).spec;
+    const bool tied = ours.name != map.ours;
     if (tied && import.find(map.theirs[0]).empty()) continue;
-    const auto shapes = expected_shapes(map, row.spec.shape);
-    std::vector<at::Tensor> theirs;
-    for (size_t i = 0; i < map.theirs.size(); ++i) theirs.push_back(import.take(map.theirs[i], shapes[i]));
-    const at::Tensor ours = to_ours(map, theirs, config);
-    if (tied) {
-      AXIAL_CHECK(
-          at::equal(ours.to(row.value.scalar_type()), row.value), kOp,
-          "tensor '{}' differs from the embedding although config.json ties them (tie_word_embeddings)",
-          map.theirs[0]);
-      continue;
-    }
-    fill(row, ours);
+    const auto shapes = expected_shapes(map, ours.shape);
+    std::vector<std::string> names;
+    for (size_t i = 0; i < map.theirs.size(); ++i) names.push_back(import.take(map.theirs[i], shapes[i]));
+    Reader read = [map, names, config, get = weights.read] {
+      std::vector<at::Tensor> theirs;
+      for (const std::string& name : names) theirs.push_back(get(name));
+      return to_ours(map, theirs, config);
+    };
+    Reader& reader = readers[ours.name];
+    reader = tied ? tied_reader(std::move(reader), std::move(read), map.theirs[0]) : std::move(read);
   }
   import.finish();
+  return readers;
 }
 
 void export_weights(const nlohmann::json& our_config, const std::string& family_name,
-                    const parallel::ParameterTable& table,
+                    const parallel::ParameterTable& table, const parallel::ParameterReaders& weights,
                     const std::function<void(const std::string&, const at::Tensor&)>& put) {
   const HuggingFaceFamily& family = family_named(family_name);
   const DecoderConfig config = read_decoder_config(our_config);
   family.export_config(config);
   for (const WeightMap& map : family.weights(config)) {
-    const parallel::Parameter& row = table.at(map.ours);
-    if (row.spec.name != map.ours) continue;
-    if (!row.holding.is_whole(row.spec.shape)) {
-      fail<UnsupportedError>(
-          kOp, "parameter '{}' is sharded; expected whole parameters for import and export", row.spec.name);
-    }
-    const std::vector<at::Tensor> theirs = to_theirs(map, row.value.detach(), config);
+    if (table.at(map.ours).spec.name != map.ours) continue;
+    const std::vector<at::Tensor> theirs =
+        to_theirs(map, parallel::read_parameter(weights, map.ours), config);
     for (size_t i = 0; i < theirs.size(); ++i) {
       put(full_name(family, map.theirs[i]), theirs[i].contiguous());
     }

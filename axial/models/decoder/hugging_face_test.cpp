@@ -45,7 +45,7 @@ struct Exchange {
       : model(all_models().at("decoder").build(settings_of(family))) {
     model.parameters->materialize(at::kCPU, dtype, 3);
     hf_config = adapter.export_config(model.config, family);
-    adapter.export_weights(model.config, family, *model.parameters,
+    adapter.export_weights(model.config, family, *model.parameters, parallel::readers_of(*model.parameters),
                            [&](const std::string& name, const at::Tensor& t) { tensors[name] = t.clone(); });
   }
   Model import() const {
@@ -53,8 +53,11 @@ struct Exchange {
     result.parameters->materialize(at::kCPU, at::kFloat, 99);
     std::vector<std::string> names;
     for (const auto& [name, tensor] : tensors) names.push_back(name);
-    adapter.import_weights(
-        hf_config, [&](const std::string& name) { return tensors.at(name); }, names, *result.parameters);
+    const ForeignWeights weights{names,
+                                 [&](const std::string& name) { return tensors.at(name).to(at::kMeta); },
+                                 [&](const std::string& name) { return tensors.at(name); }};
+    parallel::fill_parameters(*result.parameters,
+                              adapter.import_weights(hf_config, weights, *result.parameters));
     return result;
   }
   std::string import_error() const {

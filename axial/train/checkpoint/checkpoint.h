@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "axial/parallel/communicator/communicator.h"
+#include "axial/parallel/parameter_table/logical.h"
 #include "axial/parallel/parameter_table/parameter_table.h"
 #include "axial/train/safetensors/safetensors.h"
 
@@ -99,8 +100,8 @@ void check_same_model(const CheckpointIndex& index, const std::string& model_typ
 void load_parameters(const CheckpointIndex& index, CheckpointParts parts,
                      parallel::ParameterTable& parameters);
 
-/// Set what a row holds of a logical value, its master copy too.
-void fill_parameter(parallel::Parameter& row, const at::Tensor& logical);
+/// How each value of a checkpoint is read, in its stored dtype, when somebody asks for it. Verify first.
+parallel::ParameterReaders parameter_readers(const CheckpointIndex& index);
 
 /// Up to `limit` leaves that differ, as "path: first value, second value"; for error messages.
 std::vector<std::string> json_differences(const nlohmann::json& first, const nlohmann::json& second,

@@ -37,21 +37,21 @@ void collect_differences(const std::string& path, const json& a, const json& b, 
 // Keeps each mapped file open while its tensors are read.
 class OpenFiles {
  public:
-  explicit OpenFiles(const CheckpointIndex& index) : index_(index) {}
+  explicit OpenFiles(fs::path folder) : folder_(std::move(folder)) {}
 
   const SafetensorsFile& at(const std::string& name) {
     auto& slot = files_[name];
-    if (!slot) slot = std::make_unique<SafetensorsFile>(index_.folder / name);
+    if (!slot) slot = std::make_unique<SafetensorsFile>(folder_ / name);
     return *slot;
   }
 
  private:
-  const CheckpointIndex& index_;
+  fs::path folder_;
   std::map<std::string, std::unique_ptr<SafetensorsFile>> files_;
 };
 
 at::Tensor read_part(OpenFiles& files, const StoredParameter& stored, const std::string& part,
-                     const parallel::Parameter& row, const parallel::Holding& holding) {
+                     const parallel::Holding& holding) {
   const StoredTensor& where = stored.parts.at(part);
   const SafetensorsFile& file = files.at(where.file);
   AXIAL_CHECK(file.at(where.key).shape == stored.shape, kOp, "'{}': '{}' has shape [{}]; the index says [{}]",
@@ -77,24 +77,7 @@ void check_same_parameters(const CheckpointIndex& index, const parallel::Paramet
   }
 }
 
-// The master copy of what is held, from `value`: all of the slices, or of ZeRO-3 the held part.
-void fill_master(parallel::Parameter& row, const at::Tensor& value) {
-  const auto master = row.companions.find("master");
-  if (master == row.companions.end()) return;
-  const bool cut = row.holding.is_flat() && !row.shard.defined();
-  master->second.copy_(cut ? value.reshape({-1}).slice(0, row.holding.flat_begin, row.holding.flat_end)
-                           : value);
-}
-
 }  // namespace
-
-void fill_parameter(parallel::Parameter& row, const at::Tensor& logical) {
-  const at::NoGradGuard no_grad;
-  const bool sharded = row.shard.defined();
-  const at::Tensor value = (sharded ? row.holding : row.holding.without_flat()).select(logical);
-  (sharded ? row.shard : row.value).copy_(value);
-  fill_master(row, value);
-}
 
 std::vector<std::string> json_differences(const json& first, const json& second, size_t limit) {
   std::vector<std::string> out;
@@ -137,31 +120,38 @@ void check_same_model(const CheckpointIndex& index, const std::string& model_typ
               index.folder.string(), fmt::join(differences, "; "));
 }
 
+parallel::ParameterReaders parameter_readers(const CheckpointIndex& index) {
+  const auto files = std::make_shared<OpenFiles>(index.folder);
+  parallel::ParameterReaders readers;
+  for (const auto& [name, stored] : index.parameters) {
+    readers[name] = [files, stored = stored] {
+      return read_part(*files, stored, "value", parallel::Holding::whole(stored.shape));
+    };
+  }
+  return readers;
+}
+
 void load_parameters(const CheckpointIndex& index, CheckpointParts parts,
                      parallel::ParameterTable& parameters) {
   check_same_parameters(index, parameters);
-  OpenFiles files(index);
-  const at::NoGradGuard no_grad;
+  OpenFiles files(index.folder);
   for (const auto& row : parameters.rows()) {
     const StoredParameter& stored = index.parameters.at(row->spec.name);
     const bool sharded = row->shard.defined();
     const at::Tensor value =
-        read_part(files, stored, "value", *row, sharded ? row->holding : row->holding.without_flat());
+        read_part(files, stored, "value", sharded ? row->holding : row->holding.without_flat());
     if (parts == CheckpointParts::kEverything) {
       AXIAL_CHECK(value.scalar_type() == row->value.scalar_type(), kOp,
                   "'{}': parameter '{}' was saved in another precision; expected {}, got {}",
                   index.folder.string(), row->spec.name, name_of(ops::dtype_of(row->value, kOp)),
                   name_of(ops::dtype_of(value, kOp)));
     }
-    (sharded ? row->shard : row->value).copy_(value);
-    if (parts == CheckpointParts::kValues) {
-      fill_master(*row, value);
-      continue;
-    }
+    parallel::fill_held(*row, value);
+    if (parts == CheckpointParts::kValues) continue;
     row->companions.clear();
     for (const auto& [part, where] : stored.parts) {
       if (part == "value") continue;
-      row->companions[part] = read_part(files, stored, part, *row, row->holding).to(row->value.device());
+      row->companions[part] = read_part(files, stored, part, row->holding).to(row->value.device());
     }
   }
 }

@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 
 #include "axial/models/common/registry.h"
@@ -21,27 +20,30 @@ namespace axial::train {
 struct HuggingFaceOptions {
   std::string family;                      ///< "gpt2", "llama", ...; "": the first the model can be
   int64_t shard_bytes = int64_t{5} << 30;  ///< size limit of one weight file
+  at::ScalarType dtype = at::kFloat;       ///< of the written weights
   bool overwrite = false;                  ///< replace a folder that is such an export, and nothing else
   std::filesystem::path source;            ///< where the model came from: never replaced; empty: nowhere
 };
 
-/// Write `model` (materialised) with its tokenizer (null: none). The folder appears complete or not at all.
-/// With a tokenizer, config.json names its begin, end and padding ids. Returns the family. Throws
-/// UnsupportedError (the family cannot express the model), ValueError (the folder exists, or is no export
-/// that may be replaced), IoError.
+/// Write `model` (declared) whose parameters are what `weights` read, with its tokenizer (null: none). One
+/// parameter at a time is in memory. The folder appears complete or not at all. With a tokenizer, config.json
+/// names its begin, end and padding ids. Returns the family. Throws UnsupportedError (the family cannot
+/// express the model), ValueError (the folder exists, or is no export that may be replaced), IoError.
 std::string write_hugging_face(const std::filesystem::path& folder, const models::ModelRegistry& registry,
-                               const models::Model& model, const nlohmann::json& tokenizer,
-                               const HuggingFaceOptions& options = {});
+                               const models::Model& model, const parallel::ParameterReaders& weights,
+                               const nlohmann::json& tokenizer, const HuggingFaceOptions& options = {});
 
-/// A model from a folder, and its tokenizer's description (null: the folder has none).
+/// A model in a folder.
 struct HuggingFaceModel {
-  models::Model model;
-  nlohmann::json tokenizer;
+  models::Model model;                 ///< declared, not materialised
+  parallel::ParameterReaders weights;  ///< keep the files mapped
+  at::ScalarType dtype = at::kFloat;   ///< of the first floating weight
+  nlohmann::json tokenizer;            ///< its description; null: the folder has none
 };
 
-/// Read a folder into a model materialised on the host; `dtype` absent takes that of the first floating
-/// weight. Throws UnsupportedError for a family of no model, ValueError naming damage.
-HuggingFaceModel read_hugging_face(const std::filesystem::path& folder, const models::ModelRegistry& registry,
-                                   std::optional<at::ScalarType> dtype);
+/// Open a folder; weights are read when they are asked for. Throws UnsupportedError for a family of no model,
+/// ValueError naming damage: tensors that are missing, left over or misshapen.
+HuggingFaceModel open_hugging_face(const std::filesystem::path& folder,
+                                   const models::ModelRegistry& registry);
 
 }  // namespace axial::train

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reading half of hugging_face.h: finds the model of the family, then gives its adapter tensors by name.
+// Reading half of hugging_face.h: finds the model of the family, then gives its adapter the tensors by name.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -51,11 +51,11 @@ class Weights {
     }
   }
 
-  at::Tensor get(const std::string& name) const {
+  const SafetensorsFile& file_of(const std::string& name) const {
     const auto it = where_.find(name);
     AXIAL_CHECK(it != where_.end(), kOp, "'{}' has no tensor '{}'{}", folder_.string(), name,
                 did_you_mean(name, available_));
-    return read_tensor(*it->second, name);
+    return *it->second;
   }
 
   const std::vector<std::string>& available() const { return available_; }
@@ -104,8 +104,7 @@ std::string type_of_family(const models::ModelRegistry& registry, const std::str
 
 }  // namespace
 
-HuggingFaceModel read_hugging_face(const fs::path& folder, const models::ModelRegistry& registry,
-                                   std::optional<at::ScalarType> dtype) {
+HuggingFaceModel open_hugging_face(const fs::path& folder, const models::ModelRegistry& registry) {
   const json config = read_json(folder / "config.json");
   AXIAL_CHECK(config.is_object() && config.contains("model_type") && config["model_type"].is_string(), kOp,
               "'{}' has no model_type", (folder / "config.json").string());
@@ -114,11 +113,13 @@ HuggingFaceModel read_hugging_face(const fs::path& folder, const models::ModelRe
   HuggingFaceModel out;
   try {
     out.model = entry.build(entry.hugging_face.import_config(config));
-    const Weights weights(folder);
-    out.model.parameters->materialize(at::kCPU, dtype.value_or(weights.floating_type()), /*seed=*/0);
-    entry.hugging_face.import_weights(
-        config, [&](const std::string& name) { return weights.get(name); }, weights.available(),
-        *out.model.parameters);
+    const auto files = std::make_shared<const Weights>(folder);
+    out.dtype = files->floating_type();
+    const models::ForeignWeights weights{
+        files->available(),
+        [files](const std::string& name) { return describe_tensor(files->file_of(name), name); },
+        [files](const std::string& name) { return read_tensor(files->file_of(name), name); }};
+    out.weights = entry.hugging_face.import_weights(config, weights, *out.model.parameters);
   } catch (const json::exception& e) {
     fail(kOp, "'{}' is not as expected: {}", (folder / "config.json").string(), e.what());
   }

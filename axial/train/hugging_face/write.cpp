@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
+#include "axial/core/progress/progress.h"
 #include "axial/core/text/text.h"
 #include "axial/data/tokenizer/tokenizer.h"
 #include "axial/ops/common/kernel_call.h"
@@ -18,7 +20,6 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 constexpr std::string_view kOp = "export";
 constexpr std::string_view kTokenizerFile = "axial_tokenizer.json";
-using NamedList = std::vector<std::pair<std::string, at::Tensor>>;
 
 std::string choose_family(const models::ModelEntry& entry, const models::Model& model,
                           const std::string& wanted) {
@@ -42,41 +43,101 @@ std::string choose_family(const models::ModelEntry& entry, const models::Model& 
   fail<UnsupportedError>(kOp, "no Hugging Face family can express this model:{}", reasons);
 }
 
-std::vector<NamedList> cut_into_shards(const NamedList& tensors, int64_t shard_bytes) {
-  std::vector<NamedList> shards;
+// What a weight file will hold.
+struct Shard {
+  std::string file;
+  std::vector<TensorPlan> tensors;
+};
+
+// Exported once on Meta, where tensors have names, shapes and dtypes alone.
+std::vector<Shard> plan_shards(const models::ModelEntry& entry, const models::Model& model,
+                               const std::string& family, const HuggingFaceOptions& options) {
+  parallel::ParameterReaders nothing;
+  for (const auto& row : model.parameters->rows()) {
+    nothing[row->spec.name] = [shape = row->spec.shape, dtype = options.dtype] {
+      return at::empty(shape, at::TensorOptions(dtype).device(at::kMeta));
+    };
+  }
+  std::vector<Shard> shards;
   int64_t bytes = 0;
-  for (const auto& item : tensors) {
-    const auto size = static_cast<int64_t>(item.second.nbytes());
-    if (shards.empty() || bytes + size > shard_bytes) {
+  const auto put = [&](const std::string& name, const at::Tensor& tensor) {
+    const auto size = static_cast<int64_t>(tensor.nbytes());
+    if (shards.empty() || bytes + size > options.shard_bytes) {
       shards.emplace_back();
       bytes = 0;
     }
     bytes += size;
-    shards.back().push_back(item);
+    shards.back().tensors.push_back({name, ops::dtype_of(tensor, kOp), tensor.sizes().vec()});
+  };
+  entry.hugging_face.export_weights(model.config, family, *model.parameters, nothing, put);
+  AXIAL_CHECK(!shards.empty(), kOp, "model '{}' gave no weights", model.type);
+  for (size_t i = 0; i < shards.size(); ++i) {
+    shards[i].file = shards.size() == 1
+                         ? "model.safetensors"
+                         : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
   }
   return shards;
 }
 
-void write_weights(const fs::path& folder, const NamedList& tensors, int64_t shard_bytes) {
-  const std::map<std::string, std::string> metadata{{"format", "pt"}};  // transformers insists on it
-  const auto shards = cut_into_shards(tensors, shard_bytes);
-  if (shards.size() <= 1) {
-    write_safetensors(folder / "model.safetensors", tensors, metadata);
-    return;
-  }
+void write_shard_index(const fs::path& folder, const std::vector<Shard>& shards) {
   json weight_map = json::object();
   int64_t total = 0;
-  for (size_t i = 0; i < shards.size(); ++i) {
-    const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    for (const auto& [tensor_name, tensor] : shards[i]) {
-      weight_map[tensor_name] = name;
-      total += static_cast<int64_t>(tensor.nbytes());
+  for (const Shard& shard : shards) {
+    for (const TensorPlan& tensor : shard.tensors) {
+      weight_map[tensor.name] = shard.file;
+      total += tensor.bytes();
     }
-    write_safetensors(folder / name, shards[i], metadata);
   }
   const json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}};
   write_file_atomically(folder / "model.safetensors.index.json", index.dump(2) + "\n");
 }
+
+// Takes the tensors in the order of the plan, and writes each when it comes.
+class ShardWriter {
+ public:
+  ShardWriter(fs::path folder, const std::vector<Shard>& shards)
+      : folder_(std::move(folder)), shards_(shards), progress_(progress_over(shards)) {}
+
+  void put(const std::string& name, const at::Tensor& tensor) {
+    AXIAL_CHECK(shard_ < shards_.size() && shards_[shard_].tensors[next_].name == name, kOp,
+                "tensor '{}' comes out of its turn", name);
+    const Shard& shard = shards_[shard_];
+    // transformers insists on the format
+    if (!file_)
+      file_.emplace(folder_ / shard.file, shard.tensors,
+                    std::map<std::string, std::string>{{"format", "pt"}});
+    const at::Tensor host = tensor.to(at::kCPU, ops::scalar_type_of(shard.tensors[next_].dtype)).contiguous();
+    file_->write({static_cast<const std::byte*>(host.const_data_ptr()), host.nbytes()});
+    progress_.advance(static_cast<int64_t>(host.nbytes()) / kMegabyte);
+    if (++next_ < shard.tensors.size()) return;
+    file_->finish();
+    file_.reset();
+    ++shard_;
+    next_ = 0;
+  }
+
+  void finish() {
+    AXIAL_CHECK(shard_ == shards_.size(), kOp, "{} of {} weight files are complete", shard_, shards_.size());
+    progress_.finish();
+  }
+
+ private:
+  static constexpr int64_t kMegabyte = 1'000'000;
+
+  static ProgressOptions progress_over(const std::vector<Shard>& shards) {
+    ProgressOptions options{.label = "export", .unit = "MB", .quiet_s = 2};
+    for (const Shard& shard : shards) {
+      for (const TensorPlan& tensor : shard.tensors) options.total += tensor.bytes() / kMegabyte;
+    }
+    return options;
+  }
+
+  fs::path folder_;
+  const std::vector<Shard>& shards_;
+  std::optional<SafetensorsWriter> file_;
+  size_t shard_ = 0, next_ = 0;
+  Progress progress_;
+};
 
 // Without them transformers takes the family's own: GPT-2's 50256, which our vocabularies do not have.
 void name_special_ids(const json& tokenizer, json& config) {
@@ -88,16 +149,18 @@ void name_special_ids(const json& tokenizer, json& config) {
 }
 
 void write_files(const fs::path& folder, const models::ModelEntry& entry, const models::Model& model,
-                 const json& tokenizer, const std::string& family, int64_t shard_bytes) {
+                 const parallel::ParameterReaders& weights, const json& tokenizer, const std::string& family,
+                 const HuggingFaceOptions& options) {
   json config = entry.hugging_face.export_config(model.config, family);
-  NamedList tensors;
+  const std::vector<Shard> shards = plan_shards(entry, model, family, options);
+  ShardWriter writer(folder, shards);
   entry.hugging_face.export_weights(
-      model.config, family, *model.parameters,
-      [&](const std::string& name, const at::Tensor& tensor) { tensors.emplace_back(name, tensor); });
-  AXIAL_CHECK(!tensors.empty(), kOp, "model '{}' gave no weights", model.type);
+      model.config, family, *model.parameters, weights,
+      [&](const std::string& name, const at::Tensor& tensor) { writer.put(name, tensor); });
+  writer.finish();
+  if (shards.size() > 1) write_shard_index(folder, shards);
   name_special_ids(tokenizer, config);
-  config["torch_dtype"] = name_of(ops::dtype_of(tensors.front().second, kOp));
-  write_weights(folder, tensors, shard_bytes);
+  config["torch_dtype"] = name_of(shards.front().tensors.front().dtype);
   if (!tokenizer.is_null()) write_file_atomically(folder / kTokenizerFile, tokenizer.dump(2) + "\n");
   write_file_atomically(folder / "config.json", config.dump(2) + "\n");
 }
@@ -133,8 +196,8 @@ void check_replaceable(const fs::path& folder, const HuggingFaceOptions& options
 }  // namespace
 
 std::string write_hugging_face(const fs::path& folder, const models::ModelRegistry& registry,
-                               const models::Model& model, const json& tokenizer,
-                               const HuggingFaceOptions& options) {
+                               const models::Model& model, const parallel::ParameterReaders& weights,
+                               const json& tokenizer, const HuggingFaceOptions& options) {
   const models::ModelEntry& entry = registry.at(model.type);
   const std::string family = choose_family(entry, model, options.family);
   const fs::path target = fs::absolute(folder).lexically_normal();
@@ -150,7 +213,7 @@ std::string write_hugging_face(const fs::path& folder, const models::ModelRegist
     fs::create_directories(temporary, error);
     if (error)
       fail<IoError>("export", "cannot create a folder in '{}': {}", parent.string(), error.message());
-    write_files(temporary, entry, model, tokenizer, family, options.shard_bytes);
+    write_files(temporary, entry, model, weights, tokenizer, family, options);
     sync_to_disk(temporary);
     if (fs::exists(parent / name)) rename_durably(parent / name, old);
     rename_durably(temporary, parent / name);

@@ -25,6 +25,7 @@ LoadedModel describe(const CheckpointIndex& index, const models::ModelRegistry& 
   out.data = index.state.data;
   out.step = index.state.step;
   out.validation_loss = index.state.validation_loss;
+  out.weights = parameter_readers(index);
   out.source = fmt::format("checkpoint '{}' (step {})", index.folder.string(), index.state.step);
   return out;
 }
@@ -38,17 +39,24 @@ void split(models::Model& model, const models::ModelRegistry& registry, const Lo
   parallel::partition_parameters(*model.parameters, options.ranks->mesh(), parallel.zero);
 }
 
-// A model that is there whole, split: its parameters are copied.
-models::Model split_whole(models::Model whole, const models::ModelRegistry& registry,
-                          const LoadOptions& options) {
-  if (options.ranks == nullptr) return whole;
-  models::Model model = registry.at(whole.type).build(whole.config);
-  split(model, registry, options);
-  model.parameters->materialize(at::kCPU, whole.parameters->rows().at(0)->value.scalar_type(), 0);
-  for (const auto& row : model.parameters->rows()) {
-    fill_parameter(*row, whole.parameters->at(row->spec.name).value.detach());
-  }
-  return model;
+LoadedModel describe_foreign(const fs::path& path, HuggingFaceModel read) {
+  LoadedModel out;
+  out.model = std::move(read.model);
+  out.tokenizer = std::move(read.tokenizer);
+  out.weights = std::move(read.weights);
+  out.source = fmt::format("Hugging Face folder '{}'", path.string());
+  return out;
+}
+
+LoadedModel load_foreign(const fs::path& path, const models::ModelRegistry& registry,
+                         const LoadOptions& options) {
+  HuggingFaceModel read = open_hugging_face(path, registry);
+  const at::ScalarType dtype = options.dtype.value_or(read.dtype);
+  LoadedModel out = describe_foreign(path, std::move(read));
+  split(out.model, registry, options);
+  out.model.parameters->materialize(at::kCPU, dtype, /*seed=*/0);
+  parallel::fill_parameters(*out.model.parameters, out.weights);
+  return out;
 }
 
 LoadedModel load_checkpoint(const CheckpointIndex& index, const models::ModelRegistry& registry,
@@ -125,8 +133,17 @@ std::optional<CheckpointIndex> any_readable(const fs::path& path) {
   return std::nullopt;
 }
 
-bool is_checkpoint(const fs::path& path) {
-  return fs::is_directory(path / kCheckpointsFolder) || fs::exists(path / "index.json");
+enum class Kind { kCheckpoint, kHuggingFace };
+
+Kind kind_of(const fs::path& path) {
+  AXIAL_CHECK(fs::exists(path), kOp, "'{}' does not exist", path.string());
+  if (fs::is_directory(path / kCheckpointsFolder) || fs::exists(path / "index.json"))
+    return Kind::kCheckpoint;
+  if (fs::exists(path / "config.json")) return Kind::kHuggingFace;
+  fail(kOp,
+       "'{}' is no model; expected a run folder (with {}/), a checkpoint folder (with index.json) or a "
+       "Hugging Face folder (with config.json and model.safetensors)",
+       path.string(), kCheckpointsFolder);
 }
 
 void drop_training_state(parallel::ParameterTable& parameters) {
@@ -137,22 +154,11 @@ void drop_training_state(parallel::ParameterTable& parameters) {
 
 LoadedModel load_model(const fs::path& path, const models::ModelRegistry& registry,
                        const LoadOptions& options) {
-  AXIAL_CHECK(fs::exists(path), kOp, "'{}' does not exist", path.string());
-  LoadedModel out;
-  if (is_checkpoint(path)) {
-    out = load_checkpoint(choose_for_all(path, options), registry, options);
-  } else if (fs::exists(path / "config.json")) {
-    HuggingFaceModel read = read_hugging_face(path, registry, options.dtype);
-    out.model = split_whole(std::move(read.model), registry, options);
-    out.tokenizer = std::move(read.tokenizer);
-    out.source = fmt::format("Hugging Face folder '{}'", path.string());
-  } else {
-    fail(kOp,
-         "'{}' is no model; expected a run folder (with {}/), a checkpoint folder (with index.json) or a "
-         "Hugging "
-         "Face folder (with config.json and model.safetensors)",
-         path.string(), kCheckpointsFolder);
-  }
+  const Kind kind = kind_of(path);
+  LoadedModel out = kind == Kind::kCheckpoint
+                        ? load_checkpoint(choose_for_all(path, options), registry, options)
+                        : load_foreign(path, registry, options);
+  out.weights.clear();
   drop_training_state(*out.model.parameters);
   out.ranks = options.ranks;
   return out;
@@ -160,11 +166,13 @@ LoadedModel load_model(const fs::path& path, const models::ModelRegistry& regist
 
 LoadedModel describe_model(const fs::path& path, const models::ModelRegistry& registry,
                            const LoadOptions& options) {
-  if (!is_checkpoint(path)) return load_model(path, registry, options);
+  if (kind_of(path) == Kind::kHuggingFace) return describe_foreign(path, open_hugging_face(path, registry));
   try {
-    return describe(choose(path, options), registry);
+    return describe(choose_for_all(path, options), registry);
   } catch (const UnsupportedError&) {
     throw;  // of a newer format: its fields may mean something else
+  } catch (const parallel::CollectiveError&) {
+    throw;
   } catch (const Error& e) {
     const auto readable = any_readable(path);
     if (!readable) throw;

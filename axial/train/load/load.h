@@ -27,12 +27,12 @@ struct LoadOptions {
   WhichCheckpoint which = WhichCheckpoint::kBest;
   /// Ranks that hold the model together, which outlive it, and how they split it (sequence_regions, which
   /// save what only training keeps, are left out). The first verifies a checkpoint, each reads its part; of a
-  /// Hugging Face folder all read the whole. Null: one rank.
+  /// Hugging Face folder the parameters that it holds something of, one at a time. Null: one rank.
   parallel::Communicator* ranks = nullptr;
   parallel::MeshOptions parallel;
 };
 
-/// A model ready for inference: materialised on the host, no optimizer state.
+/// A model ready for inference: materialised on the host, no optimizer state; or one that was described.
 struct LoadedModel {
   models::Model model;
   parallel::Communicator* ranks = nullptr;  ///< that the model is split over
@@ -41,7 +41,9 @@ struct LoadedModel {
   std::optional<int64_t> step;
   std::optional<double> validation_loss;
   nlohmann::json data;  ///< identifies the training data (RunState::data); null outside of runs
-  std::string damage;   ///< of describe_model: why the weights cannot be loaded; empty: they can
+  // Of describe_model:
+  parallel::ParameterReaders weights;  ///< the logical parameters, of which none is in memory
+  std::string damage;                  ///< why they cannot be read; empty: they can
 };
 
 /// Of a run folder whose best checkpoint is damaged the newest whole one is taken, with a warning that names
@@ -50,8 +52,9 @@ struct LoadedModel {
 LoadedModel load_model(const std::filesystem::path& path, const models::ModelRegistry& registry,
                        const LoadOptions& options = {});
 
-/// The same without the weights of a checkpoint: its parameters are declared, not materialised. Every file is
-/// verified all the same; when no checkpoint is whole, a readable one is described and `damage` says why.
+/// The same without the weights: parameters are declared, not materialised, and whole on every rank. Every
+/// file of a checkpoint is verified all the same; when none is whole, a readable one is described and
+/// `damage` says why.
 LoadedModel describe_model(const std::filesystem::path& path, const models::ModelRegistry& registry,
                            const LoadOptions& options = {});
 

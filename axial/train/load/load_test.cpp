@@ -10,7 +10,6 @@
 #include "axial/testing/temporary_folder/temporary_folder.h"
 #include "axial/train/checkpoint/store.h"
 #include "axial/train/hugging_face/hugging_face.h"
-#include "axial/train/run_folder/run_folder.h"
 #include "axial/train/testing/tiny_model.h"
 
 namespace axial::train {
@@ -54,6 +53,12 @@ class LoadTest : public ::testing::Test {
       EXPECT_TRUE(at::equal(loaded.value.to(at::kFloat), row->value)) << row->spec.name;
       EXPECT_TRUE(loaded.companions.empty());
     }
+  }
+
+  std::string write(const fs::path& folder, const nlohmann::json& tokenizer,
+                    const HuggingFaceOptions& options) const {
+    return write_hugging_face(folder, registry_, model_, parallel::readers_of(*model_.parameters), tokenizer,
+                              options);
   }
 
   std::string error_of(const fs::path& path) const {
@@ -136,8 +141,7 @@ TEST_F(LoadTest, DtypeIsTheStoredOneOrTheOneAskedFor) {
 TEST_F(LoadTest, HuggingFaceFoldersReturnWholeAndSharded) {
   for (const int64_t shard_bytes : {int64_t{1} << 30, int64_t{300}}) {
     const fs::path out = folder_ / fmt::format("hf{}", shard_bytes);
-    EXPECT_EQ(write_hugging_face(out, registry_, model_, {{"kind", "codon"}}, {"", shard_bytes, false}),
-              "tiny_hf");
+    EXPECT_EQ(write(out, {{"kind", "codon"}}, {.shard_bytes = shard_bytes}), "tiny_hf");
     EXPECT_EQ(fs::exists(out / "model.safetensors"), shard_bytes > 1000);
     const LoadedModel loaded = load_model(out, registry_);
     expect_same(loaded.model);
@@ -150,9 +154,55 @@ TEST_F(LoadTest, HuggingFaceFoldersReturnWholeAndSharded) {
   EXPECT_GT(index["metadata"]["total_size"], 0);
 }
 
+TEST_F(LoadTest, AnExportHoldsOneParameterAtATime) {
+  int64_t alive = 0, most = 0, read = 0;
+  parallel::ParameterReaders readers;
+  for (const auto& row : model_.parameters->rows()) {
+    readers[row->spec.name] = [&, value = row->value.detach()] {
+      read += 1;
+      most = std::max(most, ++alive);
+      const at::Tensor copy = value.clone();
+      return at::from_blob(
+          copy.data_ptr(), copy.sizes(), [&alive, copy](void*) { --alive; }, copy.options());
+    };
+  }
+  const fs::path out = folder_ / "hf";
+  write_hugging_face(out, registry_, model_, readers, nullptr, {.shard_bytes = 300});
+  EXPECT_EQ(read, static_cast<int64_t>(model_.parameters->rows().size()));
+  EXPECT_EQ(most, 1);
+  expect_same(load_model(out, registry_).model);
+}
+
+TEST_F(LoadTest, ExportWritesTheDtypeThatIsAskedFor) {
+  const fs::path out = folder_ / "hf";
+  write_hugging_face(out, registry_, model_, parallel::readers_of(*model_.parameters), nullptr,
+                     {.dtype = at::kBFloat16});
+  EXPECT_EQ(nlohmann::json::parse(read_file(out / "config.json"))["torch_dtype"], "bfloat16");
+  const LoadedModel loaded = load_model(out, registry_);
+  for (const auto& row : model_.parameters->rows()) {
+    const at::Tensor& value = loaded.model.parameters->at(row->spec.name).value;
+    EXPECT_EQ(value.scalar_type(), at::kBFloat16);
+    EXPECT_TRUE(at::equal(value, row->value.to(at::kBFloat16)));
+  }
+}
+
+TEST_F(LoadTest, DescribedWeightsAreReadWhenAskedFor) {
+  save(1, 2.0);
+  write(folder_ / "hf", {{"kind", "codon"}}, {});
+  for (const char* name : {"run", "hf"}) {
+    const LoadedModel described = describe_model(folder_ / name, registry_);
+    for (const auto& row : model_.parameters->rows()) {
+      EXPECT_FALSE(described.model.parameters->at(row->spec.name).value.defined());
+      EXPECT_TRUE(at::equal(parallel::read_parameter(described.weights, row->spec.name), row->value));
+    }
+    EXPECT_THROW(parallel::read_parameter(described.weights, "embod"), ValueError);
+    EXPECT_TRUE(load_model(folder_ / name, registry_).weights.empty());
+  }
+}
+
 TEST_F(LoadTest, ExportNamesTheSpecialIdsOfItsTokenizer) {
   const auto config_of = [&](const char* name, const nlohmann::json& tokenizer) {
-    write_hugging_face(folder_ / name, registry_, model_, tokenizer, {});
+    write(folder_ / name, tokenizer, {});
     return nlohmann::json::parse(read_file(folder_ / name / "config.json"));
   };
   const auto config = config_of("both", {{"kind", "codon"}, {"bos", true}, {"eos", true}});
@@ -167,12 +217,12 @@ TEST_F(LoadTest, ExportNamesTheSpecialIdsOfItsTokenizer) {
 TEST_F(LoadTest, ExportNeverReplacesUnasked) {
   const fs::path out = folder_ / "hf";
   const nlohmann::json tokenizer{{"kind", "codon"}};
-  write_hugging_face(out, registry_, model_, tokenizer, {"", 300});
-  EXPECT_THROW(write_hugging_face(out, registry_, model_, tokenizer, {}), ValueError);
-  write_hugging_face(out, registry_, model_, tokenizer, {.family = "tiny_hf", .overwrite = true});
+  write(out, tokenizer, {.shard_bytes = 300});
+  EXPECT_THROW(write(out, tokenizer, {}), ValueError);
+  write(out, tokenizer, {.family = "tiny_hf", .overwrite = true});
   EXPECT_TRUE(fs::exists(out / "model.safetensors"));
   EXPECT_FALSE(fs::exists(out / "model.safetensors.index.json"));
-  EXPECT_THROW(write_hugging_face(folder_ / "other", registry_, model_, nullptr, {"llama"}), ValueError);
+  EXPECT_THROW(write(folder_ / "other", nullptr, {.family = "llama"}), ValueError);
   int64_t entries = 0;
   for ([[maybe_unused]] const auto& entry : fs::directory_iterator(folder_.path())) ++entries;
   EXPECT_EQ(entries, 1);
@@ -182,7 +232,7 @@ TEST_F(LoadTest, OverwritingAnExportTouchesNothingElse) {
   const nlohmann::json tokenizer{{"kind", "codon"}};
   const auto refusal = [&](const fs::path& out, const fs::path& source = {}) -> std::string {
     try {
-      write_hugging_face(out, registry_, model_, tokenizer, {.overwrite = true, .source = source});
+      write(out, tokenizer, {.overwrite = true, .source = source});
     } catch (const ValueError& e) {
       return e.what();
     }
@@ -194,7 +244,7 @@ TEST_F(LoadTest, OverwritingAnExportTouchesNothingElse) {
   EXPECT_THAT(refusal(folder_ / "run/checkpoints/step_00000001"), HasSubstr("no export wrote"));
 
   const fs::path hf = folder_ / "hf";
-  write_hugging_face(hf, registry_, model_, tokenizer, {});
+  write(hf, tokenizer, {});
   fs::create_directory_symlink("hf", folder_ / "other_name");
   EXPECT_THAT(refusal(hf, folder_ / "other_name"), HasSubstr("the model that is exported"));
   std::ofstream(hf / "notes.txt") << "mine";
@@ -219,7 +269,7 @@ TEST_F(LoadTest, WrongFoldersSayWhatWasExpected) {
   fs::create_directories(folder_ / "run/checkpoints");
   EXPECT_THAT(error_of(folder_ / "run"), HasSubstr("no checkpoint yet"));
   const fs::path hf = folder_ / "hf";
-  write_hugging_face(hf, registry_, model_, nullptr, {});
+  write(hf, nullptr, {});
   fs::remove(hf / "model.safetensors");
   std::ofstream(hf / "pytorch_model.bin") << "x";
   EXPECT_THAT(error_of(hf), AllOf(HasSubstr("no 'model.safetensors'"), HasSubstr("pickled")));
@@ -229,37 +279,6 @@ TEST_F(LoadTest, WrongFoldersSayWhatWasExpected) {
   EXPECT_THAT(error_of(hf), HasSubstr("not as expected"));
   write_file_atomically(hf / "config.json", "{");
   EXPECT_THAT(error_of(hf), HasSubstr("not valid JSON"));
-}
-
-TEST(RunFolderTest, OnlyOneTrainingAtATime) {
-  const TemporaryFolder folder;
-  const RunFolder first(folder / "run");
-  EXPECT_FALSE(first.holds_a_run());
-  EXPECT_THROW(RunFolder(folder / "run"), ValueError);
-  first.save_recipe("train: {}\n");
-  EXPECT_TRUE(first.holds_a_run());
-  std::ofstream(folder / "run/notes.txt") << "mine";
-  first.erase_run();
-  EXPECT_FALSE(first.holds_a_run());
-  EXPECT_TRUE(fs::exists(folder / "run/notes.txt"));
-  EXPECT_THROW(RunFolder("/proc/no/such"), IoError);
-}
-
-TEST(RunFolderTest, NoRunIsMixedWithAnExport) {
-  const TemporaryFolder folder;
-  const fs::path hf = folder / "hf";
-  fs::create_directories(hf);
-  std::ofstream(hf / "config.json") << "{}";
-  try {
-    const RunFolder refused(hf);
-    FAIL();
-  } catch (const ValueError& e) {
-    EXPECT_THAT(e.what(),
-                AllOf(HasSubstr("Hugging Face"), HasSubstr("config.json"), HasSubstr("new folder")));
-  }
-  EXPECT_FALSE(fs::exists(hf / ".lock"));
-  std::ofstream(hf / "recipe.yaml") << "train: {}\n";  // a run that someone put a config.json into goes on
-  EXPECT_TRUE(RunFolder(hf).holds_a_run());
 }
 
 }  // namespace

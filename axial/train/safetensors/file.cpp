@@ -64,7 +64,8 @@ int64_t TensorPlan::bytes() const {
   return total;
 }
 
-SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorPlan> tensors,
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
+                                     const std::vector<TensorPlan>& tensors,
                                      const std::map<std::string, std::string>& metadata)
     : file_(path) {
   // ordered_json keeps the order of the bytes, which is how people expect to list a file; its find is a

@@ -93,7 +93,7 @@ struct WrittenFile {
 class SafetensorsWriter {
  public:
   /// Throws ValueError for a duplicate or reserved name, IoError when the file cannot be written.
-  SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorPlan> tensors,
+  SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorPlan>& tensors,
                     const std::map<std::string, std::string>& metadata = {});
   /// Next bytes of the plan, in its order; a tensor may come in several pieces.
   void write(std::span<const std::byte> piece);

@@ -31,6 +31,12 @@ at::Tensor read_tensor(const SafetensorsFile& file, std::string_view name) {
   return out;
 }
 
+at::Tensor describe_tensor(const SafetensorsFile& file, std::string_view name) {
+  const TensorEntry& entry = file.at(name);
+  return at::empty(entry.shape,
+                   at::TensorOptions(ops::scalar_type_of(known_dtype(file, entry))).device(at::kMeta));
+}
+
 at::Tensor read_held(const SafetensorsFile& file, std::string_view name, const parallel::Holding& holding) {
   const TensorEntry& entry = file.at(name);
   if (holding.is_whole(entry.shape)) return read_tensor(file, name);
@@ -65,7 +71,7 @@ WrittenFile write_safetensors(const std::filesystem::path& path,
   for (const auto& [name, tensor] : tensors) {
     plan.push_back({name, ops::dtype_of(tensor, kOp), tensor.sizes().vec()});
   }
-  SafetensorsWriter writer(path, std::move(plan), metadata);
+  SafetensorsWriter writer(path, plan, metadata);
   for (const auto& [name, tensor] : tensors) {
     const at::Tensor host = tensor.detach().to(at::kCPU).contiguous();
     writer.write({static_cast<const std::byte*>(host.const_data_ptr()), host.nbytes()});

@@ -18,6 +18,9 @@ namespace axial::train {
 /// A tensor of the file, copied to the host. Throws ValueError (no such name), UnsupportedError (dtype).
 at::Tensor read_tensor(const SafetensorsFile& file, std::string_view name);
 
+/// Its shape and dtype, on Meta; reads no data.
+at::Tensor describe_tensor(const SafetensorsFile& file, std::string_view name);
+
 /// The held part of a logical tensor of the file: slices of dims, then the flat interval ([n] unless the
 /// interval is everything). Only the bytes of the part are read from disk.
 at::Tensor read_held(const SafetensorsFile& file, std::string_view name, const parallel::Holding& holding);

@@ -138,14 +138,20 @@ inline models::ModelRegistry tiny_registry() {
     settings.erase("max_positions");
     return nlohmann::json{{"model_type", family}, {"settings", settings}};
   };
-  entry.hugging_face.import_weights = [](const nlohmann::json&, const auto& get, const auto&,
-                                         parallel::ParameterTable& table) {
-    const c10::NoGradGuard no_grad;
-    for (const auto& row : table.rows()) row->value.copy_(get("hf." + row->spec.name));
+  entry.hugging_face.import_weights = [](const nlohmann::json&, const models::ForeignWeights& weights,
+                                         const parallel::ParameterTable& table) {
+    parallel::ParameterReaders readers;
+    for (const auto& row : table.rows()) {
+      readers[row->spec.name] = [name = "hf." + row->spec.name, read = weights.read] { return read(name); };
+    }
+    return readers;
   };
   entry.hugging_face.export_weights = [](const nlohmann::json&, const std::string&,
-                                         const parallel::ParameterTable& table, const auto& put) {
-    for (const auto& row : table.rows()) put("hf." + row->spec.name, row->value.detach());
+                                         const parallel::ParameterTable& table, const auto& weights,
+                                         const auto& put) {
+    for (const auto& row : table.rows()) {
+      put("hf." + row->spec.name, parallel::read_parameter(weights, row->spec.name));
+    }
   };
   models::ModelRegistry registry;
   registry.add("tiny", entry);

@@ -68,16 +68,16 @@ bool Trainer::resume() {
   return true;
 }
 
-void Trainer::start_from(const models::Model& trained) {
-  const auto differences = json_differences(trained.config, inputs_.model.config, 5);
-  AXIAL_CHECK(trained.type == inputs_.model.type && differences.empty(), kOp,
-              "the model to start from is another one; differing (there, here): {}",
-              trained.type == inputs_.model.type ? fmt::format("{}", fmt::join(differences, "; "))
-                                                 : trained.type + ", " + inputs_.model.type);
-  const at::NoGradGuard no_grad;
-  for (const auto& row : inputs_.model.parameters->rows()) {
-    fill_parameter(*row, trained.parameters->at(row->spec.name).value);
-  }
+void check_can_start_from(const models::Model& trained, const models::Model& model) {
+  AXIAL_CHECK(trained.type == model.type, kOp,
+              "the model to start from is of another type; expected {}, got {}", model.type, trained.type);
+  const auto differences = json_differences(trained.config, model.config, 5);
+  AXIAL_CHECK(differences.empty(), kOp, "the model to start from is another one; differing (there, here): {}",
+              fmt::join(differences, "; "));
+}
+
+void Trainer::start_from(const parallel::ParameterReaders& weights) {
+  parallel::fill_parameters(*inputs_.model.parameters, weights);
 }
 
 std::vector<data::Batch> Trainer::next_batches() const {

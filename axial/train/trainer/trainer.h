@@ -58,6 +58,9 @@ struct TrainResult {
   std::filesystem::path checkpoint;  ///< the last one
 };
 
+/// Throw ValueError naming the first settings that differ unless both models are of one architecture.
+void check_can_start_from(const models::Model& trained, const models::Model& model);
+
 /// Trains one model on the host, on as many ranks as there are. The rows of a step are parted over `data`;
 /// checkpoints are those of one rank, and go on with any number of them. Equal inputs, options and thread
 /// count give bitwise equal runs, and a run that was stopped and resumed gives the losses of the run that was
@@ -74,8 +77,8 @@ class Trainer {
   /// to another model, precision, seed or other data.
   bool resume();
 
-  /// Take the weights of a trained model of the same architecture (fine-tuning), before run().
-  void start_from(const models::Model& trained);
+  /// Take the weights of a trained model (fine-tuning), before run(); check_can_start_from() comes first.
+  void start_from(const parallel::ParameterReaders& weights);
 
   /// Train until options.steps, or until SIGINT or SIGTERM: then the step is finished and saved. Throws
   /// NotFiniteError, IoError (a checkpoint could not be written; older ones are untouched).

@@ -104,20 +104,21 @@ TEST(TrainerTest, StartsFromTrainedWeights) {
   Case setup{options_for(Precision::kBf16)};
   const Trained run = train(folder / "run", setup);
   const LoadedModel trained =
-      load_model(folder / "run", testing::tiny_registry(), {std::nullopt, WhichCheckpoint::kLast});
+      describe_model(folder / "run", testing::tiny_registry(), {std::nullopt, WhichCheckpoint::kLast});
   const TinySource source(7);
   const RunFolder run_folder(folder / "tuned");
   TrainerInputs inputs;
   inputs.model = testing::build_tiny(setup.config);
   inputs.training = &source;
   Trainer trainer(std::move(inputs), setup.options, run_folder);
-  trainer.start_from(trained.model);
+  check_can_start_from(trained.model, trainer.model());
+  trainer.start_from(trained.weights);
   size_t i = 0;
   for (const auto& row : trainer.model().parameters->rows()) {
     EXPECT_TRUE(at::equal(row->value, run.weights[i++]));
     EXPECT_TRUE(at::equal(row->companions.at("master"), row->value.to(at::kFloat)));
   }
-  EXPECT_THROW(trainer.start_from(testing::build_tiny({{"width", 4}})), ValueError);
+  EXPECT_THROW(check_can_start_from(testing::build_tiny({{"width", 4}}), trainer.model()), ValueError);
 }
 
 TEST(TrainerTest, WholeStepRunsOnMeta) {

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Selection of held parts, and readers over a table.
+#include "axial/parallel/parameter_table/logical.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <c10/util/accumulate.h>
+
+#include "axial/core/check/check.h"
+#include "axial/core/text/text.h"
+
+namespace axial::parallel {
+
+namespace {
+constexpr const char* kOp = "parameter_table";
+}  // namespace
+
+ParameterReaders readers_of(const ParameterTable& table) {
+  ParameterReaders readers;
+  for (const auto& row : table.rows()) {
+    AXIAL_CHECK(row->value.defined(), kOp, "parameter '{}' is not materialised", row->spec.name);
+    AXIAL_CHECK(row->holding.is_whole(row->spec.shape), kOp,
+                "parameter '{}' is cut over ranks; expected a whole one", row->spec.name);
+    readers[row->spec.name] = [value = row->value.detach()] { return value; };
+  }
+  return readers;
+}
+
+at::Tensor read_parameter(const ParameterReaders& readers, const std::string& name) {
+  const auto found = readers.find(name);
+  if (found == readers.end()) {
+    std::vector<std::string> names;
+    for (const auto& [known, reader] : readers) names.push_back(known);
+    fail(kOp, "no value for parameter '{}'{}", name, did_you_mean(name, names));
+  }
+  return found->second();
+}
+
+void fill_held(Parameter& row, const at::Tensor& held) {
+  const at::NoGradGuard no_grad;
+  const bool sharded = row.shard.defined();
+  (sharded ? row.shard : row.value).copy_(held);
+  const auto master = row.companions.find("master");
+  if (master == row.companions.end()) return;
+  const bool cut = row.holding.is_flat() && !sharded;  // of ZeRO-1 and 2: the value is of all the slices
+  master->second.copy_(cut ? held.reshape({-1}).slice(0, row.holding.flat_begin, row.holding.flat_end)
+                           : held);
+}
+
+void fill_parameter(Parameter& row, const at::Tensor& logical) {
+  fill_held(row, (row.shard.defined() ? row.holding : row.holding.without_flat()).select(logical));
+}
+
+void fill_parameters(ParameterTable& table, const ParameterReaders& readers) {
+  for (const auto& row : table.rows()) {
+    const bool empty = c10::multiply_integers(row->holding.sliced_shape()) == 0;
+    if (!empty) fill_parameter(*row, read_parameter(readers, row->spec.name));
+  }
+}
+
+}  // namespace axial::parallel
