@@ -15,7 +15,6 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
-#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -23,6 +22,7 @@
 #include <vector>
 
 #include "axial/core/check/check.h"
+#include "axial/parallel/communicator/rank_process.h"
 #include "axial/parallel/communicator/world.h"
 
 namespace axial::cli {
@@ -59,37 +59,20 @@ std::vector<std::string> own_arguments() {
 }
 
 std::vector<std::string> environment_of(int64_t rank, int64_t count, uint16_t port) {
-  std::map<std::string, std::string> variables;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string text = *entry;
-    variables[text.substr(0, text.find('='))] = text.substr(std::min(text.size(), text.find('=') + 1));
-  }
+  parallel::Variables variables = parallel::rank_variables(rank, count, port);
   const auto threads = std::max<int64_t>(1, std::thread::hardware_concurrency() / count);
   variables.emplace("OMP_NUM_THREADS", std::to_string(threads));
   // Waiting threads of one rank would take the time of another.
   variables.emplace("OMP_WAIT_POLICY", "passive");
-  variables["RANK"] = variables["LOCAL_RANK"] = std::to_string(rank);
-  variables["WORLD_SIZE"] = variables["LOCAL_WORLD_SIZE"] = std::to_string(count);
-  variables.insert_or_assign("MASTER_ADDR", std::string("127.0.0.1"));
-  variables["MASTER_PORT"] = std::to_string(port);
-  variables.insert_or_assign("TORCHELASTIC_USE_AGENT_STORE", std::string("True"));
   variables.insert_or_assign(kLaunched, std::to_string(count));
-  std::vector<std::string> out;
-  for (const auto& [name, value] : variables) out.push_back(name + "=" + value);
-  return out;
-}
-
-std::vector<char*> pointers(std::vector<std::string>& texts) {
-  std::vector<char*> out;
-  for (std::string& text : texts) out.push_back(text.data());
-  out.push_back(nullptr);
-  return out;
+  return parallel::assignments(variables);
 }
 
 Rank start(int64_t rank, int64_t count, uint16_t port) {
   std::vector<std::string> arguments = own_arguments();
   std::vector<std::string> environment = environment_of(rank, count, port);
-  const std::vector<char*> argv = pointers(arguments), envp = pointers(environment);
+  const std::vector<char*> argv = parallel::exec_strings(arguments),
+                           envp = parallel::exec_strings(environment);
   int ends[2] = {-1, -1};
   AXIAL_CHECK(rank == 0 || ::pipe2(ends, O_CLOEXEC) == 0, "ranks", "a pipe for rank {} cannot be made: {}",
               rank, std::strerror(errno));

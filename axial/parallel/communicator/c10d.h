@@ -7,6 +7,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "axial/parallel/communicator/transport.h"
 
@@ -20,6 +21,14 @@ namespace axial::parallel {
 /// Makes the backend of a group; called by all of its ranks at once.
 using BackendFactory = std::function<c10::intrusive_ptr<c10d::Backend>(const Group& group)>;
 
+/// How tensors of one kind of device travel.
+struct C10dBackends {
+  BackendFactory make;  ///< empty: not at all
+  /// Sends need a backend of their own for each line: where a send may wait for its recv (NCCL), those of
+  /// another direction or channel must not queue up behind it.
+  bool connects = false;
+};
+
 /// Gloo over TCP, host tensors. Ranks find each other through `store`; a call that takes longer than
 /// `timeout` fails.
 BackendFactory gloo_backends(c10::intrusive_ptr<c10d::Store> store, std::chrono::milliseconds timeout);
@@ -28,7 +37,11 @@ BackendFactory gloo_backends(c10::intrusive_ptr<c10d::Store> store, std::chrono:
 BackendFactory adopted_backends(c10::intrusive_ptr<c10d::Backend> world,
                                 c10::intrusive_ptr<c10d::Store> store);
 
-/// With the backend of `world`, all ranks, made at once: all of them call it.
-std::unique_ptr<Transport> make_c10d_transport(BackendFactory factory, const Group& world);
+/// The keys under which a group's ranks meet in a store.
+std::string meeting_place(const Group& group);
+
+/// Tensors of the host, barriers and what ranks agree on go over `host`, all others over `device`. The host's
+/// backend of `world`, all ranks, is made at once: all of them call it.
+std::unique_ptr<Transport> make_c10d_transport(C10dBackends host, C10dBackends device, const Group& world);
 
 }  // namespace axial::parallel

@@ -97,7 +97,7 @@ Pending Communicator::launch(const char* op, const at::Tensor& tensor, const Gro
     if (watch) watch->enter(call);
     try {
       part();
-    } catch (const CollectiveError&) {
+    } catch (const Error&) {  // of this rank's own call; or explained already
       throw;
     } catch (const std::exception& error) {
       const std::string why = watch ? watch->explain(call, ranks, error.what()) : error.what();
@@ -114,6 +114,29 @@ Pending Communicator::launch(const char* op, const at::Tensor& tensor, const Gro
     if (wait) guarded(wait);
     return finish();
   });
+}
+
+void Communicator::connect(std::vector<Line> lines, const Axes& axes, at::Device device) {
+  const Group& group = group_of(axes);
+  if (group.size() == 1 || !transport_->connects(device)) return;
+  std::erase_if(lines, [&](const Line& line) {
+    return line.from == line.to || (line.from != group.rank && line.to != group.rank);
+  });
+  // One order for all ranks, so that none of them wait for each other in a circle.
+  const auto key = [](const Line& line) { return std::array{line.from, line.to, line.channel}; };
+  std::sort(lines.begin(), lines.end(), [&](const Line& a, const Line& b) { return key(a) < key(b); });
+  for (const Line& line : lines) {
+    const auto kind = static_cast<int64_t>(device.type());
+    if (!connected_.insert({kind, group.number, line.from, line.to, line.channel}).second) continue;
+    const int64_t peer = line.from == group.rank ? line.to : line.from;
+    const auto start = [&] {
+      transport_->connect(line, group, device);
+      return Wait();
+    };
+    launch(
+        "connect", {}, group, start, [] { return at::Tensor(); }, peer, line.channel)
+        .wait();
+  }
 }
 
 }  // namespace axial::parallel

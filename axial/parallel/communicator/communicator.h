@@ -5,10 +5,12 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -105,6 +107,10 @@ class Communicator {
 
   /// The tensor of the group's rank `root`; the others pass one of its shape and dtype.
   at::Tensor broadcast(const at::Tensor& tensor, int64_t root, const Axes& axes);
+  /// Lines that sends and recvs of tensors of `device` will use; both ends of a line name it here first, in
+  /// calls whose order is one for all ranks. Lines of others are passed over. Costs something once, and over
+  /// NCCL alone: there a first send waits for its recv, so that ranks that all send first would hang.
+  void connect(std::vector<Line> lines, const Axes& axes, at::Device device);
   /// To and from another rank of the group, by its place in it; recv fills a contiguous `into`.
   Pending start_send(const at::Tensor& tensor, int64_t peer, const Axes& axes, Channel channel = {});
   Pending start_recv(at::Tensor into, int64_t peer, const Axes& axes, Channel channel = {});
@@ -133,6 +139,7 @@ class Communicator {
   Options options_;
   std::map<std::string, int64_t> sequence_;  // calls to other ranks, by group; sends and recvs by themselves
   std::map<std::string, Group> groups_;
+  std::set<std::array<int64_t, 5>> connected_;  // kind of device, number of the group, from, to, channel
   std::map<std::pair<std::string, std::string>, Traffic> traffic_;
 };
 

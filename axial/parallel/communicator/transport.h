@@ -29,6 +29,13 @@ struct Group {
 inline constexpr int64_t kGroups = 1 << 10;
 inline constexpr int64_t kChannels = 1 << 10;
 
+/// A way for sends from one rank of a group to another, by their places in it.
+struct Line {
+  int64_t from = 0;
+  int64_t to = 0;
+  int64_t channel = 0;
+};
+
 /// Blocks until a call is done, or throws. Empty: done already.
 using Wait = std::function<void()>;
 
@@ -58,6 +65,10 @@ class Transport {
   virtual Wait send(const at::Tensor& buffer, int64_t peer, const Group& group, int64_t channel) = 0;
   virtual Wait recv(const at::Tensor& buffer, int64_t peer, const Group& group, int64_t channel) = 0;
   virtual Wait barrier(const Group& group) = 0;
+  /// Whether lines of tensors of this device need their two ends together, in connect(), before a first send.
+  virtual bool connects(at::Device /*device*/) const { return false; }
+  /// Connect a line that begins or ends here; blocks until the other end does the same.
+  virtual void connect(const Line& /*line*/, const Group& /*group*/, at::Device /*device*/) {}
   /// Whether 16-bit sums must be widened by the caller to be made in fp32.
   virtual bool sums_in_own_dtype() const { return true; }
 };

@@ -12,6 +12,7 @@
 
 #include "axial/core/text/text.h"
 #include "axial/parallel/communicator/c10d.h"
+#include "axial/parallel/communicator/nccl.h"
 #include "axial/parallel/communicator/watch.h"
 
 namespace axial::parallel {
@@ -120,9 +121,12 @@ std::unique_ptr<Communicator> World::make_communicator(Mesh mesh) const {
       fmt::format("axial/communicator/{}", state_->communicators++), state_->store);
   Group all{"world", std::vector<int64_t>(static_cast<size_t>(size())), rank(), 0};
   std::iota(all.ranks.begin(), all.ranks.end(), 0);
+  const Options& options = state_->options;
   return std::make_unique<Communicator>(
-      std::move(mesh), make_c10d_transport(gloo_backends(std::move(keys), state_->options.timeout), all),
-      state_->watch, Communicator::Options{state_->options.compare_calls});
+      std::move(mesh),
+      make_c10d_transport({gloo_backends(keys, options.timeout), options.connect_sends},
+                          nccl_backends(keys, options.timeout), all),
+      state_->watch, Communicator::Options{options.compare_calls});
 }
 
 void World::first_alone(const std::function<void()>& work) const {

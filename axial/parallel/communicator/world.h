@@ -20,6 +20,8 @@ class World {
   struct Options {
     std::chrono::milliseconds timeout = std::chrono::minutes(10);  ///< of a collective, and of meeting
     bool compare_calls = false;  ///< AXIAL_COMPARE_CALLS=1 sets it too: Communicator::Options
+    /// Sends of host tensors over lines that must be connected, as NCCL's are: for tests.
+    bool connect_sends = false;
   };
 
   /// A process that joins a world of several ranks ignores SIGPIPE from then on, unless it handles it:
@@ -40,8 +42,8 @@ class World {
   int64_t size() const;
   int64_t local_rank() const;  ///< place on this machine
   int64_t local_size() const;  ///< ranks on this machine
-  /// Gloo between the ranks of `mesh`, whose world size and rank must be these. All ranks make theirs in the
-  /// same order.
+  /// Between the ranks of `mesh`, whose world size and rank must be these: Gloo, and NCCL for tensors of CUDA
+  /// devices. All ranks make theirs in the same order.
   std::unique_ptr<Communicator> make_communicator(Mesh mesh) const;
   /// Run `work` on the first rank while the others wait, then on those: what the first finds out (a cache)
   /// the others read. There is no limit to how long it takes, only to silence. All ranks make the same calls.

@@ -5,7 +5,6 @@
 #include <ATen/ATen.h>
 
 #include "axial/core/check/check.h"
-#include "axial/parallel/pipeline/stages.h"
 
 namespace axial::parallel {
 
@@ -87,6 +86,17 @@ void StageLink::finish() {
     }
   }
   sent_.clear();
+}
+
+std::vector<Line> border_lines(const Stages& stages) {
+  std::vector<Line> lines;
+  for (int64_t s = 1; s < stages.size(); ++s) {
+    const int64_t before = stages.rank_of(s - 1), here = stages.rank_of(s);
+    if (before == here) continue;
+    lines.push_back({before, here, border_channel(s, false)});
+    lines.push_back({here, before, border_channel(s, true)});
+  }
+  return lines;
 }
 
 at::Tensor share_from(const at::Tensor& tensor, int64_t root, Communicator& ranks, at::Device device) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "axial/parallel/communicator/communicator.h"
+#include "axial/parallel/pipeline/stages.h"
 
 namespace axial::parallel {
 
@@ -37,6 +38,12 @@ class StageLink {
   Communicator& ranks_;
   std::map<std::pair<int64_t, int64_t>, std::deque<Message>> sent_;  // by peer and channel
 };
+
+/// The channel of messages between a stage and the one before it, forward or of gradients.
+inline int64_t border_channel(int64_t stage, bool grads) { return 2 * stage + (grads ? 1 : 0); }
+
+/// The lines along `pipe` of all borders between stages of different ranks.
+std::vector<Line> border_lines(const Stages& stages);
 
 /// The tensor of rank `root` along `pipe`; the others need not know its shape.
 at::Tensor share_from(const at::Tensor& tensor, int64_t root, Communicator& ranks, at::Device device);

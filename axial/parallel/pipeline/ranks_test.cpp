@@ -124,6 +124,9 @@ void check_cases(World& world) {
 
 TEST(PipelineRanks, TwoRanks) { EXPECT_EQ(testing::failures(testing::run_ranks(2, check_cases)), ""); }
 TEST(PipelineRanks, FourRanks) { EXPECT_EQ(testing::failures(testing::run_ranks(4, check_cases)), ""); }
+TEST(PipelineRanks, OverLinesThatMustBeConnected) {
+  EXPECT_EQ(testing::failures(testing::run_ranks(4, check_cases, {.connect_sends = true})), "");
+}
 TEST(PipelineRanks, ARankPerBlock) { EXPECT_EQ(testing::failures(testing::run_ranks(8, check_cases)), ""); }
 
 // Per micro-batch of 2 rows, in fp64: h and e [2, 8] and shift [8] cross the border, 40 elements, and their

@@ -215,9 +215,21 @@ void Replicas::wait_reduced() {
   reduces_.clear();
 }
 
+void Replicas::connect_ties() {
+  std::vector<Line> lines;
+  for (const auto& row : parameters_.rows()) {
+    for (size_t k = 1; k < row->stage_ranks.size(); ++k) {
+      lines.push_back({row->stage_ranks[k], row->stage_ranks[0], 0});
+      lines.push_back({row->stage_ranks[0], row->stage_ranks[k], 0});
+    }
+  }
+  if (!lines.empty()) ranks_.connect(std::move(lines), {kPipeAxis}, parameters_.rows()[0]->value.device());
+}
+
 // The first of a parameter's stages adds, the others send and get the sum.
 void Replicas::tie() {
   wait_reduced();
+  connect_ties();
   std::vector<Pending> sends;
   const auto each = [&](const auto& use) {
     for (const auto& row : parameters_.rows()) {

@@ -58,6 +58,7 @@ class Replicas {
     bool scattered = false;  // of a reduce: the result is this rank's pieces
   };
   using Lists = std::vector<std::vector<Parameter*>>;
+  void connect_ties();
   Lists by_partition(const std::vector<Parameter*>& parameters, bool reduced) const;
   Transfer start_gather(std::vector<Parameter*> parameters);
   void finish_gather(Transfer& transfer);

@@ -122,6 +122,11 @@ TEST(SequenceAttentionRanks, RingOfTwo) {
   EXPECT_EQ(failures(run_ranks(2, [](World& world) { check_mesh(world, 2, 1); })), "");
 }
 
+TEST(SequenceAttentionRanks, RingOfThreeOverLinesThatMustBeConnected) {
+  EXPECT_EQ(failures(run_ranks(3, [](World& world) { check_mesh(world, 3, 1); }, {.connect_sends = true})),
+            "");
+}
+
 TEST(SequenceAttentionRanks, UlyssesOfTwo) {
   EXPECT_EQ(failures(run_ranks(2, [](World& world) { check_mesh(world, 1, 2); })), "");
 }

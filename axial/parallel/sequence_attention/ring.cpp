@@ -230,6 +230,11 @@ struct RingAttention : torch::autograd::Function<RingAttention> {
 
 at::Tensor ring_attention(const at::Tensor& q, const at::Tensor& kv, const std::optional<at::Tensor>& bias,
                           const RingCall& call) {
+  const int64_t size = call.sight.ring.num_ranks(), rank = call.sight.rank;
+  if (size > 1) {
+    call.ranks->connect({{rank, (rank + 1) % size, 0}, {(rank + size - 1) % size, rank, 0}}, {"ring"},
+                        q.device());
+  }
   return RingAttention::apply(q, kv, bias, call);
 }
 

@@ -46,6 +46,7 @@ StepRun::StepRun(RunSetup setup, const std::vector<NamedTensors>& batches, PlanU
     check_batch(m);
   }
   find_reduces();
+  if (s_.stages.ranks > 1) s_.communicator.connect(border_lines(s_.stages), {kPipeAxis}, device());
 }
 
 // A parameter of several groups is summed once per micro-batch: by the last of their reduces.
@@ -146,7 +147,7 @@ void StepRun::transfer(const Action& action, const BlockRange& range) {
   const int64_t border = before ? range.begin : range.end;
   const int64_t here = s_.stages.rank_of_block(range.begin);
   const int64_t peer = (here + (before ? s_.stages.ranks - 1 : 1)) % s_.stages.ranks;
-  const int64_t channel = 2 * s_.stages.of_block(border) + (grads ? 1 : 0);
+  const int64_t channel = border_channel(s_.stages.of_block(border), grads);
   MicroBatch& state = states_[static_cast<size_t>(action.micro_batch)];
   std::vector<at::Tensor*> tensors;
   for (const int64_t v : versions_across(s_.stream, border)) {

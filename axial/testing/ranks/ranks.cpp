@@ -13,6 +13,7 @@
 #include <sstream>
 #include <thread>
 
+#include "axial/parallel/communicator/rank_process.h"
 #include "axial/testing/temporary_folder/temporary_folder.h"
 
 namespace axial::testing {
@@ -38,7 +39,8 @@ fs::path message_file(const fs::path& folder, int64_t rank) {
     code = 1;
   };
   try {
-    auto world = parallel::World::from_environment({options.collective_timeout, options.compare_calls});
+    auto world = parallel::World::from_environment(
+        {options.collective_timeout, options.compare_calls, options.connect_sends});
     require(world.rank() == rank && world.size() == size, "another world than the test asked for");
     try {
       body(world);
@@ -56,28 +58,12 @@ fs::path message_file(const fs::path& folder, int64_t rank) {
   _exit(code);  // no destructors of a test that was left in its middle
 }
 
-// What torchrun would set, beside this process's own variables.
 std::vector<std::string> environment_of(int64_t rank, int64_t size, const fs::path& folder, uint16_t port) {
-  std::vector<std::string> out;
-  for (char** entry = environ; *entry != nullptr; ++entry) out.emplace_back(*entry);
-  const std::string place = std::to_string(rank), count = std::to_string(size);
-  for (const std::string& text :
-       {std::string(kRank) + "=" + place, std::string(kFolder) + "=" + folder.string(), "RANK=" + place,
-        "LOCAL_RANK=" + place, "WORLD_SIZE=" + count, "LOCAL_WORLD_SIZE=" + count,
-        std::string("MASTER_ADDR=127.0.0.1"), "MASTER_PORT=" + std::to_string(port),
-        std::string("TORCHELASTIC_USE_AGENT_STORE=True"), std::string("OMP_NUM_THREADS=1")}) {
-    const std::string name = text.substr(0, text.find('=') + 1);
-    std::erase_if(out, [&](const std::string& entry) { return entry.starts_with(name); });
-    out.push_back(text);
-  }
-  return out;
-}
-
-std::vector<char*> pointers(std::vector<std::string>& texts) {
-  std::vector<char*> out;
-  for (std::string& text : texts) out.push_back(text.data());
-  out.push_back(nullptr);
-  return out;
+  parallel::Variables variables = parallel::rank_variables(rank, size, port);
+  variables.insert_or_assign(kRank, std::to_string(rank));
+  variables.insert_or_assign(kFolder, folder.string());
+  variables.insert_or_assign("OMP_NUM_THREADS", std::string("1"));
+  return parallel::assignments(variables);
 }
 
 pid_t start(int64_t rank, int64_t size, const fs::path& folder, uint16_t port) {
@@ -86,7 +72,8 @@ pid_t start(int64_t rank, int64_t size, const fs::path& folder, uint16_t port) {
       fs::read_symlink("/proc/self/exe").string(),
       std::string("--gtest_filter=") + test->test_suite_name() + "." + test->name()};
   std::vector<std::string> environment = environment_of(rank, size, folder, port);
-  const std::vector<char*> argv = pointers(arguments), envp = pointers(environment);
+  const std::vector<char*> argv = parallel::exec_strings(arguments),
+                           envp = parallel::exec_strings(environment);
   const std::string output = (folder / ("rank" + std::to_string(rank) + ".log")).string();
   const pid_t pid = fork();
   if (pid != 0) return pid;

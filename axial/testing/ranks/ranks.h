@@ -25,6 +25,7 @@ struct RanksOptions {
   std::chrono::milliseconds collective_timeout = std::chrono::seconds(60);
   std::chrono::milliseconds limit = std::chrono::seconds(240);  ///< of the whole launch
   bool compare_calls = true;
+  bool connect_sends = false;  ///< World::Options
 };
 
 /// Run `body` on `size` ranks, one thread each, and wait for all. Call it at most once

@@ -110,7 +110,8 @@ parallel::Pending Pieces::send(size_t item, int64_t writer) const {
   const std::vector<int64_t> from = holders(item, writer);
   if (writer == rank() || std::find(from.begin(), from.end(), rank()) == from.end()) return {};
   const parallel::Axes axes = items_[item].axes();
-  return ranks_->start_send(items_[item].tensor().detach(), ranks_->mesh().group_rank(axes, writer), axes);
+  return ranks_->start_send(items_[item].tensor().detach().to(at::kCPU),
+                            ranks_->mesh().group_rank(axes, writer), axes);
 }
 
 at::Tensor Pieces::assemble(size_t item) const {
@@ -123,7 +124,7 @@ at::Tensor Pieces::assemble(size_t item) const {
     const Holding& holding = holdings_[static_cast<size_t>(r)][item];
     at::Tensor piece = own;
     if (r != rank()) {
-      piece = at::empty(holding.held_shape(), own.options());
+      piece = at::empty(holding.held_shape(), own.options().device(at::kCPU));
       ranks_->recv(piece, ranks_->mesh().group_rank(axes, r), axes);
     }
     holding.write_into(logical, piece.to(at::kCPU));
