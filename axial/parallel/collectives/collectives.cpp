@@ -10,6 +10,8 @@
 #include <numeric>
 #include <utility>
 
+#include "axial/parallel/collectives/point_to_point.h"
+
 namespace axial::parallel {
 
 namespace {
@@ -73,6 +75,21 @@ Map sum_scattered(Communicator* ranks, int64_t dim, const Axes& axes, const Size
       [=](const at::Tensor& x) { return ranks->reduce_scatter(x, dim, axes, ReduceOp::kSum, sizes); });
 }
 
+Map sent_on(Communicator* ranks, int64_t by, const Axes& axes) {
+  return received([=](const at::Tensor& x) {
+    const int64_t n = ranks->mesh().group_size(axes),
+                  me = ranks->mesh().group_rank(axes, ranks->mesh().rank());
+    const int64_t to = ((me + by) % n + n) % n, from = ((me - by) % n + n) % n;
+    if (to == me) return x.clone();
+    ranks->connect({{me, to, kShiftChannel}, {from, me, kShiftChannel}}, axes, x.device());
+    at::Tensor arrived = at::empty_like(x, at::MemoryFormat::Contiguous);
+    Pending sent = ranks->start_send(x, to, axes, {kShiftChannel});
+    ranks->start_recv(arrived, from, axes, {kShiftChannel}).wait();
+    sent.wait();
+    return arrived;
+  });
+}
+
 Map own_piece(Communicator* ranks, int64_t dim, const Axes& axes, const Sizes& sizes) {
   return [=](const at::Tensor& x) {
     const int64_t n = ranks->mesh().group_size(axes);
@@ -133,6 +150,21 @@ at::Tensor all_to_all(const at::Tensor& x, int64_t split_dim, int64_t join_dim, 
     return ranks->all_to_all(t, join_dim, split_dim, axes, join_sizes, split_sizes);
   };
   return Linear::apply(x, Map(there), Map(back));
+}
+
+at::Tensor broadcast_from(const at::Tensor& x, int64_t root, Communicator* ranks, const Axes& axes) {
+  if (is_local(ranks, axes)) return x;
+  const auto there = [=](const at::Tensor& t) { return ranks->broadcast(t, root, axes); };
+  const auto back = [=](const at::Tensor& t) {
+    const at::Tensor sum = ranks->all_reduce(t, axes, ReduceOp::kSum);
+    return ranks->mesh().group_rank(axes, ranks->mesh().rank()) == root ? sum : at::zeros_like(sum);
+  };
+  return Linear::apply(x, received(there), received(back));
+}
+
+at::Tensor shift(const at::Tensor& x, int64_t by, Communicator* ranks, const Axes& axes) {
+  if (is_local(ranks, axes)) return x;
+  return Linear::apply(x, sent_on(ranks, by, axes), sent_on(ranks, -by, axes));
 }
 
 Sizes even_sizes(int64_t total, int64_t parts) {

@@ -36,6 +36,12 @@ at::Tensor replicate_from(const at::Tensor& x, int64_t dim, Communicator* ranks,
 /// other way. (Jacobs et al., 2023.)
 at::Tensor all_to_all(const at::Tensor& x, int64_t split_dim, int64_t join_dim, Communicator* ranks,
                       const Axes& axes, const Sizes& split_sizes = {}, const Sizes& join_sizes = {});
+/// The tensor of the group's rank `root` -> used differently by each rank; the others pass one of its shape
+/// and dtype. Forward: broadcast; backward: all-reduce, of which the root keeps the sum and the others zeros.
+at::Tensor broadcast_from(const at::Tensor& x, int64_t root, Communicator* ranks, const Axes& axes);
+/// Every rank's tensor -> that of the rank `by` places before it in the group, in a circle; all of one shape
+/// and dtype. Forward: a send and a recv; backward: the other way.
+at::Tensor shift(const at::Tensor& x, int64_t by, Communicator* ranks, const Axes& axes);
 
 /// Equal pieces of `total` over `parts` ranks, the first ones one longer where it does not divide.
 Sizes even_sizes(int64_t total, int64_t parts);

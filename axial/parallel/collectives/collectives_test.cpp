@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "axial/parallel/collectives/point_to_point.h"
 #include "axial/testing/ranks/ranks.h"
 
 namespace axial::parallel {
@@ -104,6 +105,64 @@ void check_all(World& world) {
       *ranks, "all_to_all", rows,
       [&](const at::Tensor& x) { return all_to_all(x, 1, 0, r, axes, heads, uneven); },
       [&](const auto& xs) { return at::cat(xs, 0).split_with_sizes(heads, 1); }, false, false);
+  for (int64_t root = 0; root < n; ++root) {
+    check(
+        *ranks, "broadcast_from", alike({3, 2}),
+        [&](const at::Tensor& x) { return broadcast_from(x, root, r, axes); },
+        [&](const auto& xs) { return everywhere(xs[static_cast<size_t>(root)] + 0.0 * sum(xs)); }, false,
+        false);
+  }
+  for (const int64_t by : {int64_t{1}, int64_t{-1}, n, n + 1}) {
+    check(
+        *ranks, "shift", alike({3, 2}),
+        [&](const at::Tensor& x) { return shift(x.t(), by, r, axes).t().add_(1.0); },
+        [&](const auto& xs) {
+          std::vector<at::Tensor> ys;
+          for (int64_t to = 0; to < n; ++to)
+            ys.push_back(xs[static_cast<size_t>(((to - by) % n + n) % n)] + 1.0);
+          return ys;
+        },
+        false, false);
+  }
+}
+
+// A function of rank 0's x that goes through all ranks, each with a weight of its own: y = w2 sin(w1 sin(w0
+// x)).
+void check_relay(World& world) {
+  const int64_t n = world.size(), me = world.rank();
+  const auto ranks = world.make_communicator(Mesh({{"pipe", n}}, n, me));
+  const Axes axes{"pipe"};
+  std::vector<at::Tensor> leaves{drawn(0, {2, 3}, 0).set_requires_grad(true)};
+  for (int64_t r = 0; r < n; ++r) leaves.push_back(drawn(r, {2, 3}, 1).set_requires_grad(true));
+  at::Tensor y = leaves[0];
+  for (int64_t r = 0; r < n; ++r) y = at::sin(y * leaves[static_cast<size_t>(r) + 1]);
+  y.square().sum().backward();
+
+  const at::Tensor x = leaves[0].detach().clone().set_requires_grad(true);
+  const at::Tensor w = leaves[static_cast<size_t>(me) + 1].detach().clone().set_requires_grad(true);
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    x.mutable_grad().reset();
+    w.mutable_grad().reset();
+    const at::Tensor in =
+        me == 0 ? x : receive_from(me - 1, {2, 3}, x.options().requires_grad(false), *ranks, axes);
+    const at::Tensor out = at::sin(in * w);
+    (me + 1 == n ? out.square().sum() : send_to(out, me + 1, *ranks, axes).sum()).backward();
+    same(w.grad(), leaves[static_cast<size_t>(me) + 1].grad(), "weight of a rank");
+    if (me == 0) same(x.grad(), leaves[0].grad(), "what the first rank sent");
+  }
+  require(ranks->traffic().at({"pipe", me + 1 == n ? "recv" : "send"}).calls >= 2, "what crosses is counted");
+}
+
+TEST(Collectives, GradientsComeBackFromWhereValuesWent) {
+  EXPECT_EQ(testing::failures(testing::run_ranks(3, check_relay)), "");
+}
+
+TEST(Collectives, SendsAndShiftsOverLinesThatMustBeConnected) {
+  const auto body = [](World& world) {
+    check_relay(world);
+    check_all(world);
+  };
+  EXPECT_EQ(testing::failures(testing::run_ranks(3, body, {.connect_sends = true})), "");
 }
 
 TEST(Collectives, GradientsOfTwoRanks) { EXPECT_EQ(testing::failures(testing::run_ranks(2, check_all)), ""); }
@@ -123,6 +182,8 @@ TEST(Collectives, OneRankAndNoMeshAddNothing) {
     EXPECT_TRUE(scatter_to(x, 0, ranks, {"ring"}).is_same(x));
     EXPECT_TRUE(replicate_from(x, 0, ranks, {"ring"}).is_same(x));
     EXPECT_TRUE(all_to_all(x, 0, 1, ranks, {"ulysses", "ring"}).is_same(x));
+    EXPECT_TRUE(broadcast_from(x, 0, ranks, {"ring"}).is_same(x));
+    EXPECT_TRUE(shift(x, 1, ranks, {"ring"}).is_same(x));
   }
   EXPECT_TRUE(self.traffic().empty());
   EXPECT_EQ(even_sizes(7, 3), (Sizes{3, 2, 2}));
