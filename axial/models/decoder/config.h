@@ -71,6 +71,25 @@ struct RotaryOptions {
   void validate(int64_t head_dim) const;
 };
 
+/// Which earlier tokens of its record a token sees, in all layers.
+struct AttentionMaskOptions {
+  int64_t window = 0;           ///< those at most this far back; 0: all
+  std::vector<int64_t> global;  ///< beside a window: places of a record that see and are seen by all
+  std::string file;             ///< NumPy file, bool [N, N]: of a place (row) the places it sees
+
+  template <class V>
+  void fields(V& v) {
+    v("window", window, "tokens at most this far back; 0: all");
+    v("global", global, "with a window: places of a record, from 0, that see and are seen by all later ones");
+    v("file", file,
+      "instead: .npy file, bool [N, N], row = a place of a record, column = whether it sees that place");
+  }
+
+  friend bool operator==(const AttentionMaskOptions&, const AttentionMaskOptions&) = default;
+  /// Throws ValueError.
+  void validate() const;
+};
+
 /// The whole decoder. Zero means "derived" where a field says so.
 struct DecoderConfig {
   int64_t vocab_size = 0;
@@ -83,6 +102,7 @@ struct DecoderConfig {
   int64_t max_positions = 2048;
   PositionKind position = PositionKind::kRotary;
   RotaryOptions rotary;
+  AttentionMaskOptions attention_mask;
   Norm::Kind norm = Norm::Kind::kLayerNorm;
   double norm_eps = 1e-5;
   bool parallel_residual = false;
@@ -111,6 +131,7 @@ struct DecoderConfig {
     v("max_positions", max_positions, "longest record; rows of the table when position is learned");
     v("position", position, "how positions are known");
     v("rotary", rotary, "of position: rotary");
+    v("attention_mask", attention_mask, "which earlier tokens of its record a token sees; default: all");
     v("norm", norm, "normalisation of the stream");
     v("norm_eps", norm_eps, "added to the variance");
     v("parallel_residual", parallel_residual, "attention and feed-forward read the same stream");

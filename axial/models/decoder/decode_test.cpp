@@ -20,6 +20,7 @@ at::Tensor full_logits(const Model& model, const at::Tensor& tokens) {
                                                   {"positions", at::arange(length, at::kLong).unsqueeze(0)},
                                                   {"segments", at::tensor({int64_t{0}, length}, at::kLong)},
                                                   {"sample_ids", at::zeros({1}, at::kLong)},
+                                                  {"record_starts", at::zeros({1, length}, at::kLong)},
                                                   {"row_positions", at::arange(length, at::kLong)}})
       .at("logits")[0];
 }

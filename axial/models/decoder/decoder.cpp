@@ -54,12 +54,23 @@ Block embed_block(const DecoderConfig& config, parallel::ParameterTable& table, 
   return block;
 }
 
-Block layer_block(const DecoderConfig& config, int64_t index, parallel::ParameterTable& table,
-                  const Cut& cut) {
+using Mask = std::shared_ptr<const parallel::RecordMask>;
+
+// A window alone needs none: attention has it.
+Mask mask_of(const AttentionMaskOptions& options) {
+  if (!options.file.empty())
+    return std::make_shared<const parallel::RecordMask>(parallel::read_sees(options.file));
+  if (options.global.empty()) return nullptr;
+  return std::make_shared<const parallel::RecordMask>(
+      parallel::sees_window_and_global(options.window, options.global));
+}
+
+Block layer_block(const DecoderConfig& config, int64_t index, parallel::ParameterTable& table, const Cut& cut,
+                  const Mask& mask) {
   ParameterScope scope(table);
-  const auto layer = std::make_shared<const DecoderLayer>(config, index, scope, cut);
+  const auto layer = std::make_shared<const DecoderLayer>(config, index, scope, cut, mask);
   Block block{layer->name(), {"hidden", "segments", "record_starts"}, {"hidden"}, scope.names(), {}};
-  if (config.position == PositionKind::kRotary) block.inputs.emplace_back("positions");
+  if (config.position == PositionKind::kRotary || mask) block.inputs.emplace_back("positions");
   if (config.residual_dropout > 0.0) block.inputs.insert(block.inputs.end(), {"sample_ids", "row_positions"});
   block.forward = [layer](const NamedTensors& inputs, const StepContext& context) {
     return NamedTensors{{"hidden", layer->forward(inputs, context)}};
@@ -128,8 +139,9 @@ Model build_decoder(const DecoderConfig& config) {
                        "sample_ids", "row_positions", "record_starts"};
   model.cut = std::make_shared<parallel::TensorCut>();
   model.trunk.push_back(embed_block(config, *model.parameters, model.cut));
+  const Mask mask = mask_of(config.attention_mask);
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    model.trunk.push_back(layer_block(config, i, *model.parameters, model.cut));
+    model.trunk.push_back(layer_block(config, i, *model.parameters, model.cut, mask));
   }
   model.trunk.push_back(final_norm_block(config, *model.parameters));
   add_heads(config, model);

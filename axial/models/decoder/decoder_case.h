@@ -76,7 +76,13 @@ inline Variants option_variants() {
            {{"parallel_residual", true},
             {"activation", "gelu"},
             {"residual_dropout", 0.5},
-            {"embedding_norm", true}}}};
+            {"embedding_norm", true}}},
+          {"window", {{"attention_mask", {{"window", 3}}}}},
+          {"window_and_global",
+           {{"position", "alibi"},
+            {"num_heads", 6},
+            {"num_kv_heads", 2},
+            {"attention_mask", {{"window", 2}, {"global", {0, 5}}}}}}};
 }
 
 /// A covering set of tiny decoders (2 layers, width 24).

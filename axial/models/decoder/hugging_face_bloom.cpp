@@ -28,6 +28,7 @@ DecoderConfig import_config(const nlohmann::json& json) {
 
 nlohmann::json export_config(const DecoderConfig& config) {
   const ExportGate gate("bloom");
+  gate.require_no_mask(config);
   gate.require("position", config.position, PositionKind::kAlibi);
   gate.require("norm", config.norm, Norm::Kind::kLayerNorm);
   gate.require("parallel_residual", config.parallel_residual, false);

@@ -160,6 +160,11 @@ void ExportGate::refuse(const char* setting, const std::string& expected, const 
                          setting, expected, got);
 }
 
+void ExportGate::require_no_mask(const DecoderConfig& config) const {
+  if (config.attention_mask == AttentionMaskOptions()) return;
+  refuse("attention_mask", "none", recipe::options_to_json(config.attention_mask).dump());
+}
+
 void ExportGate::require_plain_heads(const DecoderConfig& config) const {
   require("num_kv_heads", config.num_kv_heads, config.num_heads);
   require("head_dim", config.head_dim * config.num_heads, config.hidden_size);

@@ -63,6 +63,8 @@ class ExportGate {
       refuse(setting, fmt::format("{}", expected), fmt::format("{}", value));
     }
   }
+  /// Attention to all earlier tokens: no family here has another.
+  void require_no_mask(const DecoderConfig& config) const;
   /// Multi-head attention whose heads fill the stream.
   void require_plain_heads(const DecoderConfig& config) const;
 

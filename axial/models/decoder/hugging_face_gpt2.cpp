@@ -31,6 +31,7 @@ DecoderConfig import_config(const nlohmann::json& json) {
 
 nlohmann::json export_config(const DecoderConfig& config) {
   const ExportGate gate("gpt2");
+  gate.require_no_mask(config);
   gate.require("position", config.position, PositionKind::kLearned);
   gate.require("norm", config.norm, Norm::Kind::kLayerNorm);
   gate.require("parallel_residual", config.parallel_residual, false);

@@ -30,6 +30,7 @@ DecoderConfig import_config(const nlohmann::json& json) {
 
 nlohmann::json export_config(const DecoderConfig& config) {
   const ExportGate gate("gpt_neox");
+  gate.require_no_mask(config);
   gate.require("position", config.position, PositionKind::kRotary);
   gate.require("norm", config.norm, Norm::Kind::kLayerNorm);
   gate.require("embedding_norm", config.embedding_norm, false);

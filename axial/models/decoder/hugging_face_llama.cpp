@@ -51,6 +51,7 @@ DecoderConfig import_config(const nlohmann::json& json) {
 
 nlohmann::json export_config(const DecoderConfig& config) {
   const ExportGate gate("llama");
+  gate.require_no_mask(config);
   gate.require("position", config.position, PositionKind::kRotary);
   gate.require("rotary.fraction", config.rotary.fraction, 1.0);
   gate.require("norm", config.norm, Norm::Kind::kRmsNorm);

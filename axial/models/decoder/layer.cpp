@@ -22,6 +22,13 @@ namespace {
 
 std::string layer_name(int64_t index) { return "layer." + std::to_string(index); }
 
+// Of the context, or whole rows on this rank.
+parallel::SequenceLayout layout_of(const parallel::NamedTensors& inputs,
+                                   const parallel::StepContext& context) {
+  if (context.sequence) return *context.sequence;
+  return parallel::SequenceLayout::whole(std::max<int64_t>(inputs.at("positions").size(1), 1));
+}
+
 }  // namespace
 
 at::Tensor stream_dropout(const at::Tensor& x, double p, const std::string& site,
@@ -32,9 +39,12 @@ at::Tensor stream_dropout(const at::Tensor& x, double p, const std::string& site
 }
 
 DecoderLayer::DecoderLayer(const DecoderConfig& config, int64_t index, ParameterScope& scope,
-                           std::shared_ptr<const parallel::TensorCut> cut)
+                           std::shared_ptr<const parallel::TensorCut> cut,
+                           std::shared_ptr<const parallel::RecordMask> mask)
     : name_(layer_name(index)),
       cut_(std::move(cut)),
+      mask_(std::move(mask)),
+      window_(mask_ ? 0 : config.attention_mask.window),
       heads_{config.num_heads, config.num_kv_heads, config.head_dim},
       parallel_residual_(config.parallel_residual),
       gated_(config.gated()),
@@ -104,15 +114,21 @@ at::Tensor DecoderLayer::attend(const at::Tensor& x, const parallel::NamedTensor
     const auto parts = heads.split_with_sizes({num_q, num_kv, num_kv}, 1);
     q = parts[0], k = parts[1], v = parts[2];
   }
-  const std::optional<at::Tensor> slopes =
-      alibi_slopes_ ? std::optional(alibi_slopes_->narrow(0, local.query.begin, num_q)) : std::nullopt;
-  if (context.decode) {
-    const std::vector<int64_t> split{inputs.at("hidden").size(0), inputs.at("hidden").size(1)};
-    return parallel::cached_sequence_attention(q.unflatten(0, split), k.unflatten(0, split),
-                                               v.unflatten(0, split), name_, slopes, context)
-        .view({q.size(0), q.size(1) * q.size(2)});
+  parallel::SequenceAttentionOptions options;
+  if (alibi_slopes_) options.alibi_slopes = alibi_slopes_->narrow(0, local.query.begin, num_q);
+  options.window = window_;
+  if (!context.decode) {
+    if (mask_) mask_->add_to(options, inputs, layout_of(inputs, context), q.scalar_type());
+    return parallel::sequence_attention(q, k, v, inputs, context, options).flatten(1);
   }
-  return parallel::sequence_attention(q, k, v, inputs, context, {.alibi_slopes = slopes}).flatten(1);
+  const std::vector<int64_t> split{inputs.at("hidden").size(0), inputs.at("hidden").size(1)};
+  parallel::CachedAttentionOptions cached;
+  cached.alibi_slopes = options.alibi_slopes;
+  cached.window = window_;
+  cached.mask = mask_.get();
+  return parallel::cached_sequence_attention(q.unflatten(0, split), k.unflatten(0, split),
+                                             v.unflatten(0, split), name_, cached, context)
+      .view({q.size(0), q.size(1) * q.size(2)});
 }
 
 at::Tensor DecoderLayer::feed(const at::Tensor& x) const {

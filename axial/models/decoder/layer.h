@@ -11,6 +11,7 @@
 #include "axial/models/common/layers.h"
 #include "axial/models/decoder/config.h"
 #include "axial/parallel/block/block.h"
+#include "axial/parallel/sequence_attention/record_mask.h"
 #include "axial/parallel/tensor/heads.h"
 #include "axial/parallel/tensor/stream.h"
 
@@ -31,13 +32,15 @@ at::Tensor stream_dropout(const at::Tensor& x, double p, const std::string& site
 /// A rank of `tensor` has the heads and features that holdings say; the stream lies as TensorStream says.
 class DecoderLayer {
  public:
+  /// `mask`: what config.attention_mask says beyond a window; null: nothing.
   DecoderLayer(const DecoderConfig& config, int64_t index, ParameterScope& scope,
-               std::shared_ptr<const parallel::TensorCut> cut);
+               std::shared_ptr<const parallel::TensorCut> cut,
+               std::shared_ptr<const parallel::RecordMask> mask);
 
   /// hidden [B, L', C] -> [B, L', C]. Reads "segments" [S + 1], "record_starts" where ranks share rows
-  /// (parallel/sequence_attention), with rotary "positions" [B, L], with dropout "sample_ids" [B] and
-  /// "row_positions" [L]. While decoding the layer's keys and values are kept in
-  /// context.decode under `name()`, written at lengths[b]; neither of the first two is read then.
+  /// (parallel/sequence_attention), with rotary or a mask "positions" [B, L], with dropout "sample_ids" [B]
+  /// and "row_positions" [L]. While decoding the layer's keys and values are kept in context.decode under
+  /// `name()`, written at lengths[b]; neither of the first two is read then.
   at::Tensor forward(const parallel::NamedTensors& inputs, const parallel::StepContext& context) const;
 
   const std::string& name() const { return name_; }
@@ -55,6 +58,8 @@ class DecoderLayer {
 
   std::string name_;
   std::shared_ptr<const parallel::TensorCut> cut_;
+  std::shared_ptr<const parallel::RecordMask> mask_;
+  int64_t window_;
   parallel::HeadCounts heads_;  // of all ranks
   bool parallel_residual_, gated_;
   double dropout_;

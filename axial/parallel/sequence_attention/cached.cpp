@@ -61,31 +61,36 @@ const at::Tensor& append(const at::Tensor& fresh, const std::string& name, const
 
 // Over the entries of this rank alone.
 ops::AttentionPartial partial(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values,
-                              const std::optional<at::Tensor>& slopes, const Share& share,
+                              const CachedAttentionOptions& options, const Share& share,
                               const at::Tensor& lengths) {
   ops::AttentionPattern pattern;
   pattern.causal = true;
-  pattern.alibi_slopes = slopes;
+  pattern.window = options.window;
+  pattern.alibi_slopes = options.alibi_slopes;
   pattern.q_positions = lengths.unsqueeze(1) + at::arange(q.size(1), lengths.options());
   pattern.k_positions = at::arange(keys.size(1), lengths.options()) * share.size + share.rank;
+  ops::OptionalTensor bias;
+  if (options.mask)
+    bias = options.mask->cached_bias(*pattern.q_positions, *pattern.k_positions, q.scalar_type());
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
-  return ops::attention_partial(q, keys, values, std::nullopt, std::nullopt, pattern, scale);
+  return ops::attention_partial(q, keys, values, bias, std::nullopt, pattern, scale);
 }
 
 }  // namespace
 
 at::Tensor cached_sequence_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                     const std::string& name, const std::optional<at::Tensor>& alibi_slopes,
+                                     const std::string& name, const CachedAttentionOptions& options,
                                      const StepContext& context) {
   const at::NoGradGuard no_grad;
   DecodeState& state = *context.decode;
   const Share share = Share::of(context);
   const at::Tensor& keys = append(k.detach(), name, "k", share, state);
   const at::Tensor& values = append(v.detach(), name, "v", share, state);
-  if (share.size == 1) {
-    return ops::cached_attention(q.detach(), keys, values, state.lengths, alibi_slopes, std::nullopt);
+  if (share.size == 1 && options.window == 0 && options.mask == nullptr) {
+    return ops::cached_attention(q.detach(), keys, values, state.lengths, options.alibi_slopes, std::nullopt);
   }
-  const ops::AttentionPartial own = partial(q.detach(), keys, values, alibi_slopes, share, state.lengths);
+  const ops::AttentionPartial own = partial(q.detach(), keys, values, options, share, state.lengths);
+  if (share.size == 1) return own.out.to(q.scalar_type());
   const at::Tensor rows =
       at::cat({own.out, own.statistics.transpose(1, 2)}, 3).unsqueeze(0);  // [1, B, N, H, D + 2]
   const at::Tensor all = context.ranks->all_gather(rows, 0, share.axes);

@@ -36,16 +36,6 @@ Seen seen_in(const SeesFunction& sees, int64_t query, int64_t query_end, int64_t
   return any ? Seen::kAll : Seen::kNothing;
 }
 
-SeesFunction sees_of(const at::Tensor& tensor) {
-  AXIAL_CHECK(tensor.dim() == 2 && tensor.size(0) == tensor.size(1) && tensor.is_cpu() &&
-                  (tensor.scalar_type() == at::kBool || tensor.scalar_type() == at::kByte),
-              kOp, "tensor; expected bool or uint8 [N, N] on the host, got {} [{}] on {}",
-              c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ", "), tensor.device().str());
-  const at::Tensor bytes = tensor.to(at::kByte).contiguous();
-  const auto* data = bytes.const_data_ptr<uint8_t>();
-  return [bytes, data, n = bytes.size(1)](int64_t query, int64_t key) { return data[query * n + key] != 0; };
-}
-
 // The text between `before` and `after` in a header of .npy.
 std::string field(const std::string& header, const std::string& before, const std::string& after) {
   const size_t begin = header.find(before);
@@ -55,6 +45,17 @@ std::string field(const std::string& header, const std::string& before, const st
 
 }  // namespace
 
+SeesTable sees_of(const at::Tensor& tensor) {
+  AXIAL_CHECK(tensor.dim() == 2 && tensor.size(0) == tensor.size(1) && tensor.is_cpu() &&
+                  (tensor.scalar_type() == at::kBool || tensor.scalar_type() == at::kByte),
+              kOp, "tensor; expected bool or uint8 [N, N] on the host, got {} [{}] on {}",
+              c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ", "), tensor.device().str());
+  const at::Tensor bytes = tensor.to(at::kByte).contiguous();
+  const auto* data = bytes.const_data_ptr<uint8_t>();
+  const int64_t n = bytes.size(1);
+  return {n, [bytes, data, n](int64_t query, int64_t key) { return data[query * n + key] != 0; }};
+}
+
 RowMask::RowMask(int64_t length, SeesFunction sees, int64_t block)
     : length_(length), block_(block), sees_(std::move(sees)) {
   AXIAL_CHECK(length >= 1 && block >= 1, kOp, "length and block; expected at least 1, got {} and {}", length,
@@ -63,10 +64,15 @@ RowMask::RowMask(int64_t length, SeesFunction sees, int64_t block)
   find_blocks();
 }
 
-RowMask::RowMask(const at::Tensor& sees, int64_t block)
-    : RowMask(sees.dim() == 2 ? sees.size(0) : 0, sees_of(sees), block) {}
+RowMask::RowMask(const SeesTable& table, int64_t block) : RowMask(table.length, table.sees, block) {}
+
+RowMask::RowMask(const at::Tensor& sees, int64_t block) : RowMask(sees_of(sees), block) {}
 
 RowMask RowMask::from_npy(const std::filesystem::path& file, int64_t block) {
+  return RowMask(read_sees(file), block);
+}
+
+SeesTable read_sees(const std::filesystem::path& file) {
   const std::string bytes = read_file(file);
   const bool is_npy = bytes.size() > 10 && bytes.compare(0, 6, "\x93NUMPY") == 0 && bytes[6] == 1;
   AXIAL_CHECK(is_npy, kOp, "'{}' is no NumPy file of format 1.0", file.string());
@@ -89,23 +95,32 @@ RowMask RowMask::from_npy(const std::filesystem::path& file, int64_t block) {
   at::Tensor sees = at::empty({rows, columns}, at::kByte);
   std::copy(bytes.begin() + static_cast<std::ptrdiff_t>(start), bytes.end(),
             sees.mutable_data_ptr<uint8_t>());
-  return RowMask(sees, block);
+  return sees_of(sees);
+}
+
+SeesFunction sees_window_and_global(int64_t window, const std::vector<int64_t>& global) {
+  AXIAL_CHECK(window >= 0, kOp, "window; expected at least 0, got {}", window);
+  std::vector<bool> is_global;
+  for (const int64_t place : global) {
+    AXIAL_CHECK(place >= 0, kOp, "global place; expected at least 0, got {}", place);
+    if (place >= static_cast<int64_t>(is_global.size())) is_global.resize(static_cast<size_t>(place) + 1);
+    is_global[static_cast<size_t>(place)] = true;
+  }
+  return [window, is_global = std::move(is_global)](int64_t query, int64_t key) {
+    const auto listed = [&](int64_t place) {
+      return place < static_cast<int64_t>(is_global.size()) && is_global[static_cast<size_t>(place)];
+    };
+    return query - key <= window || listed(query) || listed(key);
+  };
 }
 
 RowMask RowMask::window_and_global(int64_t length, int64_t window, const std::vector<int64_t>& global,
                                    int64_t block) {
-  AXIAL_CHECK(window >= 0, kOp, "window; expected at least 0, got {}", window);
-  std::vector<bool> is_global(static_cast<size_t>(std::max<int64_t>(length, 0)), false);
   for (const int64_t place : global) {
     AXIAL_CHECK(0 <= place && place < length, kOp, "global place; expected one of [0, {}), got {}", length,
                 place);
-    is_global[static_cast<size_t>(place)] = true;
   }
-  const auto sees = [window, is_global = std::move(is_global)](int64_t query, int64_t key) {
-    return query - key <= window || is_global[static_cast<size_t>(query)] ||
-           is_global[static_cast<size_t>(key)];
-  };
-  return RowMask(length, sees, block);
+  return RowMask(length, sees_window_and_global(window, global), block);
 }
 
 void RowMask::find_blocks() {

@@ -19,17 +19,28 @@ namespace axial::parallel {
 /// threads; the same answer for the same places.
 using SeesFunction = std::function<bool(int64_t query, int64_t key)>;
 
+/// Pairs of places that a file or a table lists: a function that is good for places below `length`.
+struct SeesTable {
+  int64_t length = 0;
+  SeesFunction sees;
+};
+
+/// Of a bool or uint8 tensor [N, N] on the host: queries, keys.
+SeesTable sees_of(const at::Tensor& tensor);
+/// Of a NumPy file, bool or uint8 [N, N] in C order. Throws IoError; ValueError naming the file for anything
+/// else in it.
+SeesTable read_sees(const std::filesystem::path& file);
+/// Keys at most `window` back (Beltagy et al., 2020); those at the places `global` see and are seen by all.
+SeesFunction sees_window_and_global(int64_t window, const std::vector<int64_t>& global);
+
 /// A mask over rows of N places, for all rows and heads, besides causality and the borders of records.
 class RowMask {
  public:
   /// Of any function: N^2 / 2 calls, once.
   RowMask(int64_t length, SeesFunction sees, int64_t block = 64);
-  /// Of a bool or uint8 tensor [N, N] on the host: queries, keys.
   explicit RowMask(const at::Tensor& sees, int64_t block = 64);
-  /// Of a NumPy file, bool or uint8 [N, N] in C order. Throws IoError; ValueError naming the file for
-  /// anything else in it.
   static RowMask from_npy(const std::filesystem::path& file, int64_t block = 64);
-  /// Keys at most `window` back (Beltagy et al., 2020); those at the places `global` see and are seen by all.
+  /// sees_window_and_global(); throws ValueError for a global place outside of the row.
   static RowMask window_and_global(int64_t length, int64_t window, const std::vector<int64_t>& global,
                                    int64_t block = 64);
 
@@ -43,6 +54,7 @@ class RowMask {
   void add_to(SequenceAttentionOptions& options, const SequenceLayout& layout, at::ScalarType dtype) const;
 
  private:
+  RowMask(const SeesTable& table, int64_t block);
   void find_blocks();
 
   int64_t length_ = 0;

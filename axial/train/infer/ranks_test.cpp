@@ -27,11 +27,16 @@ using testing::require;
 constexpr double kTolerance = 1e-9;
 constexpr int64_t kRowLength = 23;
 
+// The one with ALiBi also has tied embeddings and a mask.
 nlohmann::json config_of(const std::string& position) {
-  return {{"vocab_size", 69},  {"hidden_size", 24},    {"num_layers", 4},
-          {"num_heads", 6},    {"num_kv_heads", 2},    {"head_dim", 4},
-          {"ffn_size", 22},    {"max_positions", 32},  {"init_std", 0.3},
-          {"head_bias", true}, {"position", position}, {"tied_embeddings", position == "alibi"}};
+  nlohmann::json config = {{"vocab_size", 69},     {"hidden_size", 24},  {"num_layers", 4},
+                           {"num_heads", 6},       {"num_kv_heads", 2},  {"head_dim", 4},
+                           {"ffn_size", 22},       {"init_std", 0.3},    {"head_bias", true},
+                           {"position", position}, {"max_positions", 32}};
+  if (position == "alibi") {
+    config.update({{"tied_embeddings", true}, {"attention_mask", {{"window", 6}, {"global", {0, 4}}}}});
+  }
+  return config;
 }
 
 // A checkpoint of an untrained model, as one rank writes it.

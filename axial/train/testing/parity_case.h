@@ -39,7 +39,8 @@ class ParityRows final : public data::RowSource {
   }
 };
 
-/// 4 layers, 6 query and 2 key/value heads, dropout, biases; kind "untied" or "tied".
+/// 4 layers, 6 query and 2 key/value heads, dropout; kind "untied", or "tied": with a bias on logits, of a
+/// window with global places, and ALiBi.
 inline models::Model build_parity_model(const std::string& kind, const parallel::Mesh& mesh,
                                         const parallel::MeshOptions& options) {
   nlohmann::json config = {{"vocab_size", 69},  {"hidden_size", 24},       {"num_layers", 4},
@@ -47,7 +48,10 @@ inline models::Model build_parity_model(const std::string& kind, const parallel:
                            {"ffn_size", 22},    {"max_positions", 32},     {"init_std", 0.3},
                            {"head_bias", true}, {"residual_dropout", 0.2}, {"embedding_dropout", 0.1}};
   if (kind == "tied")
-    config.update({{"tied_embeddings", true}, {"position", "alibi"}, {"activation", "swiglu"}});
+    config.update({{"tied_embeddings", true},
+                   {"position", "alibi"},
+                   {"activation", "swiglu"},
+                   {"attention_mask", {{"window", 6}, {"global", {0, 3}}}}});
   const models::ModelRegistry registry = models::all_models();
   models::Model model = registry.at("decoder").build(config);
   models::parallelize(model, registry, mesh, options);

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// Masks over places of records: every pair of places on every rank against the function itself, the ways to
+// say one, what is kept between layers, and what is refused.
+#include "axial/parallel/sequence_attention/record_mask.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "axial/core/check/check.h"
+#include "axial/testing/temporary_folder/temporary_folder.h"
+
+namespace axial::parallel {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Neither an interval nor symmetric.
+bool odd_pairs(int64_t query, int64_t key) { return (query * 7 + key * 3) % 5 != 1 || key == query; }
+
+std::vector<PackedRow> packed_rows(int64_t length, const std::vector<std::vector<int64_t>>& starts,
+                                   int64_t used) {
+  std::vector<PackedRow> rows;
+  for (const auto& of_row : starts) {
+    rows.push_back({std::vector<int64_t>(static_cast<size_t>(rows.empty() ? length : used), 3), of_row, -1,
+                    static_cast<int64_t>(rows.size())});
+  }
+  return rows;
+}
+
+// Whether options let the query at a place of the row see a key of the row.
+bool lets_see(const SequenceAttentionOptions& o, int64_t row, int64_t local, int64_t query, int64_t key) {
+  if (o.mask_rows) {
+    const auto* rows = o.mask_rows->const_data_ptr<int64_t>();
+    const auto* columns = o.mask_columns->const_data_ptr<int64_t>();
+    const int64_t block = query / o.query_block;
+    bool found = false;
+    for (int64_t i = rows[block]; i < rows[block + 1]; ++i) found = found || columns[i] == key / o.key_block;
+    if (!found) return false;
+  }
+  if (!o.bias) return true;
+  const double bias = (*o.bias)[o.bias->size(0) == 1 ? 0 : row][0][local][key].item<double>();
+  EXPECT_TRUE(bias == 0 || std::isinf(bias));
+  return bias == 0;
+}
+
+void check_layout(const RecordMask& mask, const SeesFunction& sees, const SequenceLayout& layout,
+                  const std::vector<PackedRow>& rows) {
+  const NamedTensors batch = layout.make_batch(rows, 0);
+  SequenceAttentionOptions options;
+  mask.add_to(options, batch, layout, at::kFloat);
+  const at::Tensor places = layout.row_positions(), positions = batch.at("positions");
+  for (int64_t b = 0; b < positions.size(0); ++b) {
+    for (int64_t l = 0; l < positions.size(1); ++l) {
+      const int64_t place = places[l].item<int64_t>(), query = positions[b][l].item<int64_t>();
+      for (int64_t key = 0; key <= query; ++key) {
+        EXPECT_EQ(lets_see(options, b, l, place, place - query + key), sees(query, key))
+            << "row " << b << " place " << place << " key " << key;
+      }
+    }
+  }
+}
+
+TEST(RecordMask, EveryPairOnEveryRank) {
+  constexpr int64_t kLength = 23;
+  const RecordMask odd(odd_pairs);
+  const SeesFunction near = sees_window_and_global(3, {0, 6});
+  const RecordMask window(near);
+  for (const auto& [ring, ulysses] : {std::pair{1, 1}, {1, 3}, {3, 1}, {2, 2}}) {
+    for (int64_t r = 0; r < ring * ulysses; ++r) {
+      const Mesh mesh({{"ring", ring}, {"ulysses", ulysses}}, ring * ulysses, r);
+      const auto layout = SequenceLayout::over(mesh, kLength);
+      for (const auto& rows :
+           {packed_rows(kLength, {{0, 5, 13}, {0, 1, 19}}, 20), packed_rows(kLength, {{0}}, 23),
+            packed_rows(kLength, {{0}, {0}}, 19), packed_rows(kLength, {{0}, {0, 9}}, 23)}) {
+        check_layout(odd, odd_pairs, layout, rows);
+        check_layout(window, near, layout, rows);
+      }
+    }
+  }
+}
+
+TEST(RecordMask, UlyssesRanksOfARingRankSayTheSame) {
+  const RecordMask mask(odd_pairs);
+  const auto rows = packed_rows(16, {{0, 12}}, 16);  // the first ranks hold nothing of the second record
+  for (int64_t r = 0; r < 4; ++r) {
+    const auto layout = SequenceLayout::over(Mesh({{"ring", 1}, {"ulysses", 4}}, 4, r), 16);
+    SequenceAttentionOptions options;
+    mask.add_to(options, layout.make_batch(rows, 0), layout, at::kFloat);
+    EXPECT_FALSE(options.mask_rows) << r;
+    EXPECT_TRUE(options.bias) << r;
+  }
+}
+
+TEST(RecordMask, OneRecordPerRowSkipsBlocks) {
+  const RecordMask mask([](int64_t query, int64_t key) { return query / 64 == key / 64; });
+  const auto layout = SequenceLayout::whole(256);
+  SequenceAttentionOptions options;
+  mask.add_to(options, layout.make_batch(packed_rows(256, {{0}}, 256), 0), layout, at::kFloat);
+  EXPECT_FALSE(options.bias);
+  EXPECT_EQ(options.mask_columns->numel(), 4);
+}
+
+TEST(RecordMask, LayersOfABatchShareOne) {
+  int64_t calls = 0;
+  const RecordMask mask([&](int64_t, int64_t) { return ++calls % 2 == 0; });
+  const auto layout = SequenceLayout::whole(9);
+  const NamedTensors batch = layout.make_batch(packed_rows(9, {{0, 4}}, 9), 0),
+                     other = layout.make_batch(packed_rows(9, {{0, 3}}, 9), 0);
+  SequenceAttentionOptions first, second, third;
+  mask.add_to(first, batch, layout, at::kDouble);
+  const int64_t once = calls;
+  mask.add_to(second, batch, layout, at::kDouble);
+  EXPECT_EQ(calls, once);
+  EXPECT_TRUE(first.bias->is_same(*second.bias));
+  EXPECT_EQ(first.bias->scalar_type(), at::kDouble);
+  mask.add_to(third, other, layout, at::kDouble);
+  EXPECT_GT(calls, once);
+}
+
+TEST(RecordMask, WhileDecoding) {
+  const RecordMask mask(odd_pairs);
+  const at::Tensor q = at::tensor({4, 5, 0, 1}, at::kLong).view({2, 2}), k = at::tensor({1, 4, 7}, at::kLong);
+  const at::Tensor bias = mask.cached_bias(q, k, at::kBFloat16);
+  EXPECT_EQ(bias.sizes(), (std::vector<int64_t>{2, 1, 2, 3}));
+  EXPECT_EQ(bias.scalar_type(), at::kFloat);
+  for (int64_t b = 0; b < 2; ++b) {
+    for (int64_t i = 0; i < 2; ++i) {
+      for (int64_t j = 0; j < 3; ++j) {
+        const int64_t query = q[b][i].item<int64_t>(), key = k[j].item<int64_t>();
+        const bool seen = key > query || odd_pairs(query, key);
+        EXPECT_EQ(bias[b][0][i][j].item<double>() == 0, seen) << query << " " << key;
+      }
+    }
+  }
+}
+
+TEST(RecordMask, WrongOnesAreNamed) {
+  const auto layout = SequenceLayout::whole(8);
+  const NamedTensors batch = layout.make_batch(packed_rows(8, {{0, 2}}, 8), 0);
+  const auto error_of = [&](const RecordMask& mask, SequenceAttentionOptions options) -> std::string {
+    try {
+      mask.add_to(options, batch, layout, at::kFloat);
+    } catch (const ValueError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const at::Tensor small = at::ones({5, 5}, at::kBool);
+  EXPECT_THAT(error_of(RecordMask(sees_of(small)), {}), HasSubstr("record of 6 or more places"));
+  EXPECT_THAT(error_of(RecordMask(odd_pairs), {.bias = small}), HasSubstr("neither a bias"));
+  EXPECT_THROW(RecordMask(SeesFunction(nullptr)), ValueError);
+  EXPECT_THROW(sees_window_and_global(3, {-1}), ValueError);
+  EXPECT_THROW(sees_window_and_global(-1, {}), ValueError);
+}
+
+}  // namespace
+}  // namespace axial::parallel
