@@ -66,7 +66,8 @@ TEST_P(Decoder, PackedRecordsEqualSeparateOnes) {
         {"positions", at::arange(length, at::kLong).unsqueeze(0)},
         {"segments", at::tensor({int64_t{0}, length}, at::kLong)},
         {"sample_ids", at::zeros({1}, at::kLong)},
-        {"row_positions", at::arange(length, at::kLong)}};
+        {"row_positions", at::arange(length, at::kLong)},
+        {"record_starts", at::zeros({1, length}, at::kLong)}};
     const at::Tensor logits = run_blocks(model.blocks_with("logits"), alone).at("logits").flatten(0, 1);
     EXPECT_TRUE(at::allclose(logits, together.narrow(0, begin, length), 1e-12, 1e-12));
     begin += length;
@@ -134,7 +135,7 @@ TEST_P(Decoder, DropoutBelongsToKeyAndSample) {
   EXPECT_EQ(at::equal(first, logits(batch, 1, false)), !drops);
   // The second row alone draws what it drew in the batch.
   NamedTensors second;
-  for (const char* name : {"tokens", "positions", "sample_ids"})
+  for (const char* name : {"tokens", "positions", "sample_ids", "record_starts"})
     second[name] = batch.at(name).narrow(0, 1, 1);
   second["segments"] = at::tensor({int64_t{0}, int64_t{12}}, at::kLong);
   second["row_positions"] = batch.at("row_positions");

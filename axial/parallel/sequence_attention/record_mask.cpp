@@ -38,6 +38,10 @@ void RecordMask::check_lengths(const at::Tensor& positions) const {
 
 void RecordMask::add_to(SequenceAttentionOptions& options, const NamedTensors& batch,
                         const SequenceLayout& layout, at::ScalarType dtype) const {
+  for (const char* name : {"positions", "record_starts"}) {
+    AXIAL_CHECK(batch.count(name), kOp,
+                "tensor '{}' of the batch; expected what SequenceLayout::make_batch makes", name);
+  }
   const at::Tensor &positions = batch.at("positions"), &starts = batch.at("record_starts");
   AXIAL_CHECK(!options.bias && !options.mask_rows, kOp,
               "options; expected neither a bias nor a block mask beside a mask of records");

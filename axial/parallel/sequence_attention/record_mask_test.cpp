@@ -152,6 +152,8 @@ TEST(RecordMask, WrongOnesAreNamed) {
   const at::Tensor small = at::ones({5, 5}, at::kBool);
   EXPECT_THAT(error_of(RecordMask(sees_of(small)), {}), HasSubstr("record of 6 or more places"));
   EXPECT_THAT(error_of(RecordMask(odd_pairs), {.bias = small}), HasSubstr("neither a bias"));
+  SequenceAttentionOptions options;
+  EXPECT_THROW(RecordMask(odd_pairs).add_to(options, {{"positions", small}}, layout, at::kFloat), ValueError);
   EXPECT_THROW(RecordMask(SeesFunction(nullptr)), ValueError);
   EXPECT_THROW(sees_window_and_global(3, {-1}), ValueError);
   EXPECT_THROW(sees_window_and_global(-1, {}), ValueError);
