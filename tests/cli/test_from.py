@@ -65,7 +65,11 @@ def test_a_run_that_is_there_goes_on_as_it_was(start, trained, tmp_path):
 def test_another_architecture_tokenizer_or_nothing_is_refused(start, trained, tmp_path):
     cases = [
         (trained[0], ("--set", "model.num_layers=3"), "num_layers: 2, 3"),
-        (trained[0], ("--set", "data.tokenizer.kind=nucleotide", "--set", "model.vocab_size=69"), "tokenizer"),
+        (
+            trained[0],
+            ("--set", "data.tokenizer.kind=nucleotide", "--set", "model.vocab_size=69"),
+            "tokenizer",
+        ),
         (tmp_path / "nothing", (), "does not exist"),
     ]
     for source, more, message in cases:
