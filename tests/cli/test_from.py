@@ -2,6 +2,7 @@
 """axial train --from: a new run starts from the weights of another model; a run that is there goes on."""
 
 import json
+import shutil
 
 import pytest
 
@@ -55,11 +56,30 @@ def test_learning_goes_on_from_there(start, trained, tmp_path):
     assert first_loss(tmp_path / "tuned") < first_loss(trained[0]) - 0.1
 
 
-def test_a_run_that_is_there_goes_on_as_it_was(start, trained, tmp_path):
-    run = tmp_path / "run"
-    start(trained[0], run, *ONE_STEP)
-    done = start(trained[0], run, "--set", "train.steps=2", "--set", "train.schedule.warmup_steps=0")
+def test_a_run_that_is_there_goes_on_without_its_origin(start, trained, exported, tmp_path):
+    run, source = tmp_path / "run", tmp_path / "source"
+    shutil.copytree(exported, source)
+    start(source, run, *ONE_STEP)
+    shutil.rmtree(source)
+    done = start(source, run, "--set", "train.steps=2", "--set", "train.schedule.warmup_steps=0")
     assert "going on after step 1" in done.stdout and "starting from" not in done.stdout
+    assert "--from is left alone" in done.stderr
+
+
+def test_a_run_may_start_again_from_itself(axial, start, trained, other_genes, scored, read_scores, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    done = start(run, run, "--overwrite", *STANDING_STILL)
+    assert "starting from" in done.stdout
+    axial("score", run, "--data", other_genes, "--out", tmp_path / "s.tsv")
+    expected, got = read_scores(scored), read_scores(tmp_path / "s.tsv")
+    assert [row[2] for row in got] == pytest.approx([row[2] for row in expected], rel=1e-6)
+
+
+def test_what_only_training_reads_may_differ(start, exported, tmp_path):
+    done = start(exported, tmp_path / "run", *ONE_STEP, "--set", "model.residual_dropout=0.1",
+                 "--set", "model.init_std=0.5")  # fmt: skip
+    assert "starting from" in done.stdout
 
 
 def test_another_architecture_tokenizer_or_nothing_is_refused(start, trained, tmp_path):

@@ -94,15 +94,14 @@ void print_summary(const TrainResult& result, const models::Model& model,
   fmt::print("\n{}\ncheckpoint: {}\ncurve: {}\n", table.render(), result.checkpoint.string(), curve.string());
 }
 
-// The model that a new run starts from, checked; none without --from.
-std::optional<train::LoadedModel> origin_of(const Arguments& arguments, const train::TrainerInputs& inputs,
-                                            const RunRecipe& recipe) {
-  if (arguments.from.empty()) return std::nullopt;
+// The model that a new run starts from, checked.
+train::LoadedModel origin_of(const Arguments& arguments, const models::Model& model,
+                             parallel::Communicator* ranks, const RunRecipe& recipe) {
   train::LoadOptions options;
-  options.ranks = inputs.ranks.communicator;
+  options.ranks = ranks;
   auto origin = train::describe_model(arguments.from, models::all_models(), options);
   AXIAL_CHECK(origin.damage.empty(), "train", "--from: {}", origin.damage);
-  train::check_can_start_from(origin.model, inputs.model);
+  train::check_can_start_from(origin.model, model, models::all_models());
   const std::string kind =
       origin.tokenizer.is_null() ? recipe.data.tokenizer.kind : origin.tokenizer.value("kind", std::string());
   AXIAL_CHECK(kind == recipe.data.tokenizer.kind, "train",
@@ -111,15 +110,20 @@ std::optional<train::LoadedModel> origin_of(const Arguments& arguments, const tr
   return origin;
 }
 
-// Resume the run of the folder if there is one, or start a new one; false when it has more steps behind it
-// than are asked for.
+// Resume the run of the folder if there is one; false when it has more steps behind it than are asked for.
+// A new one has taken the weights of --from already, but for one that stopped before its first checkpoint.
 bool go_on(train::Trainer& trainer, const std::optional<RunRecipe>& before, const RunRecipe& recipe,
-           const std::optional<train::LoadedModel>& origin) {
+           std::optional<train::LoadedModel> origin, const Arguments& arguments) {
   if (!trainer.resume()) {
-    if (!origin) return true;
-    trainer.start_from(origin->weights);
-    fmt::print("starting from {}\n", origin->source);
+    if (!origin && !arguments.from.empty()) {
+      origin = origin_of(arguments, trainer.model(), &trainer.runner().communicator(), recipe);
+      trainer.start_from(origin->weights);
+    }
+    if (origin) fmt::print("starting from {}\n", origin->source);
     return true;
+  }
+  if (!arguments.from.empty()) {
+    log()->warn("--from is left alone: the run in '{}' goes on with its own weights", arguments.out.string());
   }
   const int64_t step = trainer.state().step;
   if (step > recipe.train.steps) {
@@ -148,7 +152,11 @@ int train_on(parallel::World& world, const Arguments& arguments) {
   models::parallelize(inputs.model, models::all_models(), ranks->mesh(), recipe.parallel);
   const auto sequence = parallel::SequenceLayout::over(ranks->mesh(), recipe.data.sequence_length);
   inputs.ranks = {ranks.get(), recipe.parallel, sequence};
-  const std::optional<train::LoadedModel> origin = origin_of(arguments, inputs, recipe);
+  // A run that is there goes on without its origin, which may be gone.
+  const bool is_new =
+      arguments.overwrite || !std::filesystem::exists(arguments.out / train::kCheckpointsFolder);
+  std::optional<train::LoadedModel> origin;
+  if (is_new && !arguments.from.empty()) origin = origin_of(arguments, inputs.model, ranks.get(), recipe);
   if (first && !arguments.overwrite) same_run_in(arguments.out, recipe);
   if (recipe.train.schedule.warmup_steps >= recipe.train.steps) {
     log()->warn("train.schedule.warmup_steps is {}: the {} steps end before the warm-up does",
@@ -181,10 +189,12 @@ int train_on(parallel::World& world, const Arguments& arguments) {
   train::Trainer trainer(std::move(inputs), recipe.train, *folder);
   StepTrace trace(arguments.trace, arguments.out, trainer);  // goes before the trainer that it watches
   tracing = &trace;
+  if (origin)
+    trainer.start_from(origin->weights);  // before anything is erased: it may be what they are read from
   world.first_alone([&] {
     if (first && arguments.overwrite) folder->erase_run();  // now that the new run is there in memory
   });
-  if (!go_on(trainer, before, recipe, origin)) return 0;
+  if (!go_on(trainer, before, recipe, std::move(origin), arguments)) return 0;
   if (first) {  // only now is it sure that the run goes on with it
     folder->save_recipe(train::resolved_text(train::with_absolute_paths(recipe)));
   }

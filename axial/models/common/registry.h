@@ -91,6 +91,8 @@ struct ModelEntry {
   HuggingFaceAdapter hugging_face;
   /// The settings that `build` takes, for `axial train --keys`; empty: not listed.
   std::vector<recipe::Field> fields = {};
+  /// Settings that weights do not depend on: a model that takes another's may have others.
+  std::vector<std::string> training_settings = {};
 };
 
 /// Models by name.

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
+#include <functional>
 
 #include "axial/core/check/check.h"
 #include "axial/models/decoder/decoder_case.h"
@@ -36,6 +38,10 @@ std::string error_with(const nlohmann::json& mask) {
     return error.what();
   }
   return "";
+}
+
+nlohmann::json config_with(const nlohmann::json& mask) {
+  return all_models().at("decoder").build(with_mask(mask)).config;
 }
 
 class AttentionMask : public ::testing::Test {
@@ -81,10 +87,31 @@ TEST_F(AttentionMask, ContradictionsAndDamageAreNamed) {
   const std::string file = file_of([](int64_t, int64_t) { return true; });
   EXPECT_THAT(error_with({{"window", -1}}), HasSubstr("'attention_mask.window'; expected 0 or more, got -1"));
   EXPECT_THAT(error_with({{"global", {0}}}), HasSubstr("'attention_mask.global'; expected a window"));
-  EXPECT_THAT(error_with({{"window", 2}, {"global", {-3}}}), HasSubstr("expected places from 0, got -3"));
+  for (const int64_t place : {int64_t{-3}, int64_t{16}, int64_t{9'000'000'000'000'000'000}}) {
+    EXPECT_THAT(error_with({{"window", 2}, {"global", {place}}}), HasSubstr("expected places of [0, 16)"));
+  }
   EXPECT_THAT(error_with({{"window", 2}, {"file", file}}), HasSubstr("'attention_mask.file'"));
   EXPECT_THAT(error_with({{"file", "nothing.npy"}}), HasSubstr("nothing.npy"));
   EXPECT_THAT(error_with({{"globl", {0}}}), HasSubstr("did you mean 'global'"));
+}
+
+TEST_F(AttentionMask, AFileOfAnotherContentIsAnotherModel) {
+  const std::string file = file_of([](int64_t q, int64_t k) { return q - k <= 3; });
+  const nlohmann::json made = config_with({{"file", file}});
+  EXPECT_NO_THROW(all_models().at("decoder").build(made));
+  std::filesystem::copy_file(file_of([](int64_t q, int64_t k) { return q - k <= 4; }), file,
+                             std::filesystem::copy_options::overwrite_existing);
+  EXPECT_THAT(error_with(made["attention_mask"]),
+              HasSubstr("expected the content that the model was made with"));
+  EXPECT_NE(config_with({{"file", file}}), made);
+  nlohmann::json longer = with_mask({{"file", file}});
+  longer["max_positions"] = 17;
+  try {
+    all_models().at("decoder").build(longer);
+    FAIL();
+  } catch (const ValueError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("expected at least max_positions 17 places, got 16"));
+  }
 }
 
 TEST_F(AttentionMask, NoFamilyOfHuggingFaceHasOne) {

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "axial/core/check/check.h"
+#include "axial/core/file/file.h"
 
 namespace axial::models {
 namespace {
@@ -72,16 +73,27 @@ void RotaryOptions::validate(int64_t head_dim) const {
   check_positive("rotary.original_max_positions", original_max_positions);
 }
 
-void AttentionMaskOptions::validate() const {
+void AttentionMaskOptions::validate(int64_t max_positions) const {
   AXIAL_CHECK(window >= 0, "decoder", "setting 'attention_mask.window'; expected 0 or more, got {}", window);
   AXIAL_CHECK(global.empty() || window > 0, "decoder",
               "setting 'attention_mask.global'; expected a window beside it, got none");
   for (const int64_t place : global) {
-    AXIAL_CHECK(place >= 0, "decoder", "setting 'attention_mask.global'; expected places from 0, got {}",
-                place);
+    AXIAL_CHECK(0 <= place && place < max_positions, "decoder",
+                "setting 'attention_mask.global'; expected places of [0, {}), got {}", max_positions, place);
   }
   AXIAL_CHECK(file.empty() || window == 0, "decoder",
               "setting 'attention_mask.file'; expected no window beside it, got {}", window);
+}
+
+void AttentionMaskOptions::find_file() {
+  if (file.empty()) return;
+  file = std::filesystem::absolute(file).lexically_normal();
+  const std::string content = hash_file(file);
+  AXIAL_CHECK(
+      digest.empty() || digest == content, "decoder",
+      "setting 'attention_mask.file'; expected the content that the model was made with, got another in '{}'",
+      file);
+  digest = content;
 }
 
 bool DecoderConfig::gated() const {
@@ -121,7 +133,7 @@ void DecoderConfig::validate() const {
               hidden_size, num_heads);
   AXIAL_CHECK(ffn_size >= 0, "decoder", "setting 'ffn_size'; expected 0 or more, got {}", ffn_size);
   if (position == PositionKind::kRotary) rotary.validate(head_dim > 0 ? head_dim : hidden_size / num_heads);
-  attention_mask.validate();
+  attention_mask.validate(max_positions);
   AXIAL_CHECK(norm_eps > 0.0 && norm_eps < 1.0, "decoder", "setting 'norm_eps'; expected (0, 1), got {}",
               norm_eps);
   AXIAL_CHECK(init_std >= 0.0 && std::isfinite(init_std), "decoder",
@@ -140,8 +152,7 @@ void DecoderConfig::complete() {
   if (num_kv_heads == 0) num_kv_heads = num_heads;
   if (head_dim == 0) head_dim = hidden_size / num_heads;
   if (ffn_size == 0) ffn_size = 4 * hidden_size;
-  std::string& mask = attention_mask.file;  // the model finds it from any folder
-  if (!mask.empty()) mask = std::filesystem::absolute(mask).lexically_normal();
+  attention_mask.find_file();
 }
 
 std::vector<recipe::Field> decoder_fields() {

@@ -76,18 +76,23 @@ struct AttentionMaskOptions {
   int64_t window = 0;           ///< those at most this far back; 0: all
   std::vector<int64_t> global;  ///< beside a window: places of a record that see and are seen by all
   std::string file;             ///< NumPy file, bool [N, N]: of a place (row) the places it sees
+  std::string digest;           ///< of the file's content; empty: not known yet
 
   template <class V>
   void fields(V& v) {
     v("window", window, "tokens at most this far back; 0: all");
     v("global", global, "with a window: places of a record, from 0, that see and are seen by all later ones");
+    v("digest", digest, "of the file's content, filled in: another content is another model");
     v("file", file,
       "instead: .npy file, bool [N, N], row = a place of a record, column = whether it sees that place");
   }
 
   friend bool operator==(const AttentionMaskOptions&, const AttentionMaskOptions&) = default;
   /// Throws ValueError.
-  void validate() const;
+  void validate(int64_t max_positions) const;
+  /// Give `file` its place from any folder, and compare its content with `digest` or fill that in. Throws
+  /// IoError, ValueError for another content.
+  void find_file();
 };
 
 /// The whole decoder. Zero means "derived" where a field says so.

@@ -57,9 +57,15 @@ Block embed_block(const DecoderConfig& config, parallel::ParameterTable& table, 
 using Mask = std::shared_ptr<const parallel::RecordMask>;
 
 // A window alone needs none: attention has it.
-Mask mask_of(const AttentionMaskOptions& options) {
-  if (!options.file.empty())
-    return std::make_shared<const parallel::RecordMask>(parallel::read_sees(options.file));
+Mask mask_of(const DecoderConfig& config) {
+  const AttentionMaskOptions& options = config.attention_mask;
+  if (!options.file.empty()) {
+    parallel::SeesTable table = parallel::read_sees(options.file);
+    AXIAL_CHECK(table.length >= config.max_positions, "decoder",
+                "setting 'attention_mask.file'; expected at least max_positions {} places, got {} in '{}'",
+                config.max_positions, table.length, options.file);
+    return std::make_shared<const parallel::RecordMask>(std::move(table));
+  }
   if (options.global.empty()) return nullptr;
   return std::make_shared<const parallel::RecordMask>(
       parallel::sees_window_and_global(options.window, options.global));
@@ -139,7 +145,7 @@ Model build_decoder(const DecoderConfig& config) {
                        "sample_ids", "row_positions", "record_starts"};
   model.cut = std::make_shared<parallel::TensorCut>();
   model.trunk.push_back(embed_block(config, *model.parameters, model.cut));
-  const Mask mask = mask_of(config.attention_mask);
+  const Mask mask = mask_of(config);
   for (int64_t i = 0; i < config.num_layers; ++i) {
     model.trunk.push_back(layer_block(config, i, *model.parameters, model.cut, mask));
   }
@@ -154,6 +160,8 @@ void register_decoder(ModelRegistry& registry) {
   entry.parallelize = parallelize_decoder;
   entry.hugging_face = decoder_hugging_face();
   entry.fields = decoder_fields();
+  entry.training_settings = {"embedding_dropout", "residual_dropout", "init_std", "scaled_residual_init",
+                             "max_positions"};
   registry.add("decoder", std::move(entry));
 }
 

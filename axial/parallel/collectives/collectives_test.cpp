@@ -153,6 +153,27 @@ void check_relay(World& world) {
   require(ranks->traffic().at({"pipe", me + 1 == n ? "recv" : "send"}).calls >= 2, "what crosses is counted");
 }
 
+// Nobody waits for a gradient that the sender has no use for; later ones find their way.
+void check_without_gradient(World& world) {
+  const auto ranks = world.make_communicator(Mesh({{"pipe", 2}}, 2, world.rank()));
+  const Axes axes{"pipe"};
+  const at::TensorOptions options(at::kDouble);
+  if (world.rank() == 0) {
+    require(!send_to(at::ones({2}, options), 1, *ranks, axes).requires_grad(), "an input has no gradient");
+    const at::Tensor x = at::ones({2}, options).set_requires_grad(true);
+    send_to(x, 1, *ranks, axes).sum().backward();
+    same(x.grad(), at::full({2}, 3.0, options), "gradient of the second");
+    return;
+  }
+  const at::Tensor first = receive_from(0, {2}, options, *ranks, axes);
+  require(!first.requires_grad(), "what needs no gradient there needs none here");
+  (receive_from(0, {2}, options, *ranks, axes) * 3 * first).sum().backward();
+}
+
+TEST(Collectives, WhatNeedsNoGradientBringsNoneBack) {
+  EXPECT_EQ(testing::failures(testing::run_ranks(2, check_without_gradient)), "");
+}
+
 TEST(Collectives, GradientsComeBackFromWhereValuesWent) {
   EXPECT_EQ(testing::failures(testing::run_ranks(3, check_relay)), "");
 }

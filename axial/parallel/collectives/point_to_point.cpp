@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <utility>
+#include <vector>
 
 #include "axial/ops/common/kernel_call.h"
 
@@ -20,11 +21,26 @@ using torch::autograd::variable_list;
 struct Peer : torch::CustomClassHolder {
   Peer(int64_t place, Communicator& ranks, Axes axes) : place(place), ranks(ranks), axes(std::move(axes)) {}
 
-  // A line there, and one for the gradient back.
-  void connect(bool sends, at::Device device) const {
+  // All lines between the two: both ends name the same ones, whoever sends.
+  void connect(at::Device device) const {
     const int64_t me = ranks.mesh().group_rank(axes, ranks.mesh().rank());
-    const int64_t from = sends ? me : place, to = sends ? place : me;
-    ranks.connect({{from, to, kSendChannel}, {to, from, kSendGradChannel}}, axes, device);
+    std::vector<Line> lines;
+    for (const int64_t channel : {kSendChannel, kSendGradChannel}) {
+      lines.push_back({me, place, channel});
+      lines.push_back({place, me, channel});
+    }
+    ranks.connect(lines, axes, device);
+    if (!device.is_cpu()) ranks.connect(lines, axes, at::kCPU);
+  }
+  // Whether what follows needs a gradient: the receiver must know whether one is waited for.
+  void tell(bool needs_gradient) const {
+    const at::Tensor flag = at::full({1}, needs_gradient ? 1 : 0, at::kByte);
+    ranks.start_send(flag, place, axes, {kSendChannel, true}).wait();
+  }
+  bool hear() const {
+    const at::Tensor flag = at::empty({1}, at::kByte);
+    ranks.start_recv(flag, place, axes, {kSendChannel, true}).wait();
+    return flag.item<uint8_t>() != 0;
   }
   void send(const at::Tensor& x, int64_t channel) const {
     ranks.start_send(x, place, axes, {channel}).wait();
@@ -84,16 +100,17 @@ struct Receive : torch::autograd::Function<Receive> {
 
 at::Tensor send_to(const at::Tensor& x, int64_t peer, Communicator& ranks, const Axes& axes) {
   const auto other = c10::make_intrusive<Peer>(peer, ranks, axes);
-  other->connect(true, x.device());
+  other->connect(x.device());
+  other->tell(x.requires_grad() && at::GradMode::is_enabled());
   return Send::apply(x, other);
 }
 
 at::Tensor receive_from(int64_t peer, at::IntArrayRef shape, const at::TensorOptions& options,
                         Communicator& ranks, const Axes& axes) {
   const auto other = c10::make_intrusive<Peer>(peer, ranks, axes);
-  other->connect(false, options.device());
+  other->connect(options.device());
   // Something that requires a gradient, so that there is a backward.
-  const at::Tensor anchor = at::empty({0}, options).set_requires_grad(true);
+  const at::Tensor anchor = at::empty({0}, options).set_requires_grad(other->hear());
   return Receive::apply(anchor, other, shape);
 }
 

@@ -15,8 +15,8 @@ inline constexpr int64_t kShiftChannel = kChannels - 3;
 
 /// Send `x` to another rank of the group, by its place. Returns an empty tensor that stands for what the peer
 /// does with `x`: add its sum() to what backward starts from, and backward waits there for the gradient of
-/// `x`. Blocks until the peer receives. First order only. (The delegate variables of ChainerMN, Akiba et al.,
-/// 2017.)
+/// `x`. Blocks until the peer receives. Where `x` needs no gradient none comes back. First order only. (The
+/// delegate variables of ChainerMN, Akiba et al., 2017.)
 at::Tensor send_to(const at::Tensor& x, int64_t peer, Communicator& ranks, const Axes& axes);
 
 /// The tensor that this rank of the group sends: of this shape, dtype and device, which both ends know.

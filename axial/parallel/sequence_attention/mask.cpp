@@ -100,15 +100,13 @@ SeesTable read_sees(const std::filesystem::path& file) {
 
 SeesFunction sees_window_and_global(int64_t window, const std::vector<int64_t>& global) {
   AXIAL_CHECK(window >= 0, kOp, "window; expected at least 0, got {}", window);
-  std::vector<bool> is_global;
-  for (const int64_t place : global) {
-    AXIAL_CHECK(place >= 0, kOp, "global place; expected at least 0, got {}", place);
-    if (place >= static_cast<int64_t>(is_global.size())) is_global.resize(static_cast<size_t>(place) + 1);
-    is_global[static_cast<size_t>(place)] = true;
-  }
-  return [window, is_global = std::move(is_global)](int64_t query, int64_t key) {
+  std::vector<int64_t> places = global;
+  std::sort(places.begin(), places.end());
+  AXIAL_CHECK(places.empty() || places.front() >= 0, kOp, "global place; expected at least 0, got {}",
+              places.empty() ? 0 : places.front());
+  return [window, places = std::move(places)](int64_t query, int64_t key) {
     const auto listed = [&](int64_t place) {
-      return place < static_cast<int64_t>(is_global.size()) && is_global[static_cast<size_t>(place)];
+      return std::binary_search(places.begin(), places.end(), place);
     };
     return query - key <= window || listed(query) || listed(key);
   };

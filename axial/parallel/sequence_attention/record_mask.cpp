@@ -50,8 +50,12 @@ void RecordMask::add_to(SequenceAttentionOptions& options, const NamedTensors& b
               kOp, "positions; expected int64 [rows, {}], got {} [{}]", layout.local_length(),
               c10::toString(positions.scalar_type()), fmt::join(positions.sizes(), ", "));
   const std::lock_guard lock(mutex_);
-  if (!made_ || !made_->positions.is_same(positions))
-    made_ = Made{positions, make(positions, starts, layout, dtype)};
+  // The runner hands every block a tensor of its own over the same memory.
+  const bool known = made_ && made_->dtype == dtype && made_->positions.is_alias_of(positions) &&
+                     made_->positions.sizes() == positions.sizes() &&
+                     made_->positions.strides() == positions.strides() &&
+                     made_->positions.storage_offset() == positions.storage_offset();
+  if (!known) made_ = Made{positions, dtype, make(positions, starts, layout, dtype)};
   options.bias = made_->options.bias;
   options.mask_rows = made_->options.mask_rows;
   options.mask_columns = made_->options.mask_columns;

@@ -41,7 +41,8 @@ class RecordMask {
 
  private:
   struct Made {
-    at::Tensor positions;  // for which it was made; kept, so that no other tensor has its address
+    at::Tensor positions;  // for which it was made; kept, so that no other tensor has its memory
+    at::ScalarType dtype;
     SequenceAttentionOptions options;
   };
   void check_lengths(const at::Tensor& positions) const;

@@ -113,12 +113,19 @@ TEST(RecordMask, LayersOfABatchShareOne) {
   SequenceAttentionOptions first, second, third;
   mask.add_to(first, batch, layout, at::kDouble);
   const int64_t once = calls;
-  mask.add_to(second, batch, layout, at::kDouble);
+  NamedTensors again = batch;  // as the runner hands it to the next layer
+  again["positions"] = batch.at("positions").detach();
+  mask.add_to(second, again, layout, at::kDouble);
   EXPECT_EQ(calls, once);
   EXPECT_TRUE(first.bias->is_same(*second.bias));
   EXPECT_EQ(first.bias->scalar_type(), at::kDouble);
   mask.add_to(third, other, layout, at::kDouble);
   EXPECT_GT(calls, once);
+  const int64_t twice = calls;
+  SequenceAttentionOptions fourth;
+  mask.add_to(fourth, other, layout, at::kFloat);
+  EXPECT_GT(calls, twice);
+  EXPECT_EQ(fourth.bias->scalar_type(), at::kFloat);
 }
 
 TEST(RecordMask, WhileDecoding) {

@@ -80,6 +80,9 @@ RunRecipe with_absolute_paths(RunRecipe recipe) {
   make_absolute(recipe.data.files);
   make_absolute(recipe.data.validation_files);
   for (data::GenomeGroup& group : recipe.data.mixture) make_absolute(group.files);
+  recipe::Node* mask = recipe.model.find("attention_mask");
+  recipe::Node* file = mask == nullptr ? nullptr : mask->find("file");
+  if (file != nullptr && !file->scalar.empty()) *file = recipe::Node::text(absolute_path(file->scalar));
   if (recipe.data.cache != "none") recipe.data.cache = absolute_path(recipe.data.cache);
   return recipe;
 }

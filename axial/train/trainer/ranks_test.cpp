@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <fstream>
 
@@ -40,6 +41,18 @@ using testing::shared_folder;
 
 models::Model model_of_case() { return build_tiny(nlohmann::json{{"dropout", 0.0}}); }
 
+TrainerInputs inputs_of(const TinySource& training, Communicator* ranks, int64_t zero) {
+  TrainerInputs inputs;
+  inputs.model = model_of_case();
+  inputs.training = &training;
+  inputs.tokenizer = {{"kind", "test"}};
+  inputs.data = {{"rows", 7}};
+  inputs.show_progress = false;
+  inputs.ranks.communicator = ranks;
+  inputs.ranks.options.zero = zero;
+  return inputs;
+}
+
 // Train in `folder`, over the ranks or (null) alone; stop with a signal to the last rank after `stop_after`.
 Run train(const std::filesystem::path& folder, const TrainOptions& options, Communicator* ranks, int64_t zero,
           int64_t stop_after = -1) {
@@ -47,15 +60,8 @@ Run train(const std::filesystem::path& folder, const TrainOptions& options, Comm
   const bool first = ranks == nullptr || ranks->mesh().rank() == 0;
   const RunFolder run_folder = first ? RunFolder(folder) : RunFolder::of_first_rank(folder);
   Run run;
-  TrainerInputs inputs;
-  inputs.model = model_of_case();
-  inputs.training = &training;
+  TrainerInputs inputs = inputs_of(training, ranks, zero);
   inputs.validation = &validation;
-  inputs.tokenizer = {{"kind", "test"}};
-  inputs.data = {{"rows", 7}};
-  inputs.show_progress = false;
-  inputs.ranks.communicator = ranks;
-  inputs.ranks.options.zero = zero;
   const bool last = ranks == nullptr || ranks->mesh().rank() + 1 == ranks->mesh().world_size();
   inputs.on_step = [&](int64_t step, const StepOutcome& outcome) {
     run.outcomes.push_back(outcome);
@@ -120,6 +126,55 @@ void check_reshards(World& world) {
 TEST(TrainerRanks, CheckpointsGoOnWithAnyNumberOfRanks) {
   EXPECT_EQ(failures(run_ranks(4, check_reshards)), "");
 }
+
+// Bytes that a rank of two holds after a step, of a model of 320 elements: Rajbhandari et al., 2020, fig. 1.
+struct HeldBytes {
+  int64_t values = 0, master = 0, moments = 0;
+  friend bool operator==(const HeldBytes&, const HeldBytes&) = default;
+};
+
+HeldBytes held_after_a_step(World& world, Communicator* ranks, Precision precision, int64_t zero) {
+  TrainOptions options = options_for(precision);
+  options.steps = 1;
+  options.validate_every = options.checkpoint_every = 0;
+  const auto folder =
+      shared_folder(world, *ranks, fmt::format("held{}_{}", zero, static_cast<int>(precision)));
+  HeldBytes held;
+  {
+    const TinySource training(7);
+    const RunFolder run_folder = world.rank() == 0 ? RunFolder(folder) : RunFolder::of_first_rank(folder);
+    Trainer trainer(inputs_of(training, ranks, zero), options, run_folder);
+    trainer.run();
+    const auto bytes = [](const at::Tensor& t) {
+      return t.defined() ? static_cast<int64_t>(std::min(t.nbytes(), t.storage().nbytes())) : 0;
+    };
+    for (const auto& row : trainer.model().parameters->rows()) {
+      held.values += bytes(row->value) + bytes(row->shard);
+      held.master += row->companions.contains("master") ? bytes(row->companions.at("master")) : 0;
+      held.moments += bytes(row->companions.at("exp_avg")) + bytes(row->companions.at("exp_avg_sq"));
+    }
+  }
+  ranks->barrier({"data"});
+  if (world.rank() == 0) std::filesystem::remove_all(folder);
+  return held;
+}
+
+void check_bytes(World& world) {
+  const auto ranks = world.make_communicator(parallel::Mesh({{"data", 2}}, 2, world.rank()));
+  const std::vector<std::pair<Precision, std::vector<HeldBytes>>> expected = {
+      {Precision::kFp32, {{1280, 0, 2560}, {1280, 0, 1280}, {1280, 0, 1280}, {640, 0, 1280}}},
+      {Precision::kBf16, {{640, 1280, 2560}, {640, 640, 1280}, {640, 640, 1280}, {320, 640, 1280}}}};
+  for (const auto& [precision, by_stage] : expected) {
+    for (int64_t zero = 0; zero < 4; ++zero) {
+      const HeldBytes held = held_after_a_step(world, ranks.get(), precision, zero);
+      require(held == by_stage[static_cast<size_t>(zero)],
+              fmt::format("ZeRO {}: {} bytes of values, {} of master copies, {} of moments", zero,
+                          held.values, held.master, held.moments));
+    }
+  }
+}
+
+TEST(TrainerRanks, BytesOfStatesAreThoseOfZero) { EXPECT_EQ(failures(run_ranks(2, check_bytes)), ""); }
 
 // What cannot be written is an error on every rank, and the checkpoints before it stay.
 void check_full_disk(World& world) {

@@ -68,12 +68,24 @@ bool Trainer::resume() {
   return true;
 }
 
-void check_can_start_from(const models::Model& trained, const models::Model& model) {
+void check_can_start_from(const models::Model& trained, const models::Model& model,
+                          const models::ModelRegistry& registry) {
   AXIAL_CHECK(trained.type == model.type, kOp,
               "the model to start from is of another type; expected {}, got {}", model.type, trained.type);
-  const auto differences = json_differences(trained.config, model.config, 5);
+  nlohmann::json theirs = trained.config, ours = model.config;
+  for (const std::string& setting : registry.at(model.type).training_settings) {
+    theirs.erase(setting);
+    ours.erase(setting);
+  }
+  const auto differences = json_differences(theirs, ours, 5);
   AXIAL_CHECK(differences.empty(), kOp, "the model to start from is another one; differing (there, here): {}",
               fmt::join(differences, "; "));
+  for (const auto& row : model.parameters->rows()) {
+    const std::vector<int64_t>& shape = trained.parameters->at(row->spec.name).spec.shape;
+    AXIAL_CHECK(shape == row->spec.shape, kOp,
+                "parameter '{}' of the model to start from has another shape; expected [{}], got [{}]",
+                row->spec.name, fmt::join(row->spec.shape, ", "), fmt::join(shape, ", "));
+  }
 }
 
 void Trainer::start_from(const parallel::ParameterReaders& weights) {

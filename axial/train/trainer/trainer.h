@@ -58,8 +58,10 @@ struct TrainResult {
   std::filesystem::path checkpoint;  ///< the last one
 };
 
-/// Throw ValueError naming the first settings that differ unless both models are of one architecture.
-void check_can_start_from(const models::Model& trained, const models::Model& model);
+/// Throw ValueError naming what differs first unless the weights of one model mean the same in the other:
+/// shapes and all settings but ModelEntry::training_settings are equal.
+void check_can_start_from(const models::Model& trained, const models::Model& model,
+                          const models::ModelRegistry& registry);
 
 /// Trains one model on the host, on as many ranks as there are. The rows of a step are parted over `data`;
 /// checkpoints are those of one rank, and go on with any number of them. Equal inputs, options and thread

@@ -111,14 +111,16 @@ TEST(TrainerTest, StartsFromTrainedWeights) {
   inputs.model = testing::build_tiny(setup.config);
   inputs.training = &source;
   Trainer trainer(std::move(inputs), setup.options, run_folder);
-  check_can_start_from(trained.model, trainer.model());
+  check_can_start_from(trained.model, trainer.model(), testing::tiny_registry());
   trainer.start_from(trained.weights);
   size_t i = 0;
   for (const auto& row : trainer.model().parameters->rows()) {
     EXPECT_TRUE(at::equal(row->value, run.weights[i++]));
     EXPECT_TRUE(at::equal(row->companions.at("master"), row->value.to(at::kFloat)));
   }
-  EXPECT_THROW(check_can_start_from(testing::build_tiny({{"width", 4}}), trainer.model()), ValueError);
+  EXPECT_THROW(
+      check_can_start_from(testing::build_tiny({{"width", 4}}), trainer.model(), testing::tiny_registry()),
+      ValueError);
 }
 
 TEST(TrainerTest, WholeStepRunsOnMeta) {
