@@ -10,11 +10,10 @@
 #include <cstdlib>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
-#include <utility>
 
 namespace axial::parallel {
 
-C10dBackends nccl_backends(c10::intrusive_ptr<c10d::Store> store, std::chrono::milliseconds timeout) {
+C10dBackends nccl_backends(const c10::intrusive_ptr<c10d::Store>& store, std::chrono::milliseconds timeout) {
   if (!at::hasCUDA()) return {};
   // A wait that fails is an exception, which names rank, axis and op; torch's watchdog would end the process.
   ::setenv("TORCH_NCCL_BLOCKING_WAIT", "1", 0);
@@ -38,7 +37,8 @@ C10dBackends nccl_backends(c10::intrusive_ptr<c10d::Store> store, std::chrono::m
 
 namespace axial::parallel {
 
-C10dBackends nccl_backends(c10::intrusive_ptr<c10d::Store> /*store*/, std::chrono::milliseconds /*timeout*/) {
+C10dBackends nccl_backends(const c10::intrusive_ptr<c10d::Store>& /*store*/,
+                           std::chrono::milliseconds /*timeout*/) {
   return {};
 }
 

@@ -13,6 +13,6 @@ namespace axial::parallel {
 /// Backends of one device per rank, the current one. Ranks find each other through `store`. Waits block the
 /// host until a call is done; one that takes longer than `timeout` fails, and its group with it. Nothing can
 /// be made of it in builds whose torch has no CUDA, and on machines without a device.
-C10dBackends nccl_backends(c10::intrusive_ptr<c10d::Store> store, std::chrono::milliseconds timeout);
+C10dBackends nccl_backends(const c10::intrusive_ptr<c10d::Store>& store, std::chrono::milliseconds timeout);
 
 }  // namespace axial::parallel
