@@ -18,8 +18,7 @@ C10dBackends nccl_backends(const c10::intrusive_ptr<c10d::Store>& store, std::ch
   // A wait that fails is an exception, which names rank, axis and op; torch's watchdog would end the process.
   ::setenv("TORCH_NCCL_BLOCKING_WAIT", "1", 0);
   ::setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", 0);
-  const auto make = [store = std::move(store),
-                     timeout](const Group& group) -> c10::intrusive_ptr<c10d::Backend> {
+  const auto make = [store, timeout](const Group& group) -> c10::intrusive_ptr<c10d::Backend> {
     auto options = c10d::ProcessGroupNCCL::Options::create();
     options->timeout = timeout;
     const auto prefixed = c10::make_intrusive<c10d::PrefixStore>("nccl/" + meeting_place(group), store);
