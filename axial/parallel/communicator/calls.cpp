@@ -22,6 +22,13 @@ int64_t bytes_of(const at::Tensor& tensor) {
   return tensor.numel() * static_cast<int64_t>(tensor.element_size());
 }
 
+// "[4, 2] Float": what a comparison of calls says of a tensor.
+std::string in_words(const at::Tensor& tensor) {
+  return fmt::format("[{}] {}", fmt::join(tensor.sizes(), ", "), c10::toString(tensor.scalar_type()));
+}
+
+const char* in_words(ReduceOp op) { return op == ReduceOp::kSum ? "sum" : "max"; }
+
 int64_t checked_dim(const char* op, const at::Tensor& tensor, int64_t dim) {
   AXIAL_CHECK(-tensor.dim() <= dim && dim < tensor.dim(), kOp, "dim of {}; expected one of {} dims, got {}",
               op, tensor.dim(), dim);
@@ -88,7 +95,8 @@ Pending Communicator::start_all_reduce_in_place(at::Tensor tensor, const Axes& a
   const auto finish = [tensor, buffer, widen] { return widen ? tensor.copy_(buffer) : tensor; };
   if (group.size() == 1) return Pending(finish);
   return launch(
-      "all_reduce", tensor, group, [&] { return transport_->all_reduce(buffer, group, op); }, finish);
+      {.op = "all_reduce", .details = fmt::format("{} of {}", in_words(op), in_words(tensor))}, group,
+      [&] { return transport_->all_reduce(buffer, group, op); }, finish);
 }
 
 Pending Communicator::start_all_reduce(const at::Tensor& tensor, const Axes& axes, ReduceOp op) {
@@ -116,7 +124,9 @@ Pending Communicator::start_all_gather(const at::Tensor& tensor, int64_t dim, co
   shape.insert(shape.begin(), group.size());
   const at::Tensor out = at::empty(shape, in.options());
   const auto start = [&] { return transport_->all_gather(out.view({-1}), in.view({-1}), group); };
-  return launch("all_gather", in, group, start, [in, out, dim, sizes] {
+  const std::string details =
+      fmt::format("{} along dim {} in sizes [{}]", in_words(in), dim, fmt::join(sizes, ", "));
+  return launch({.op = "all_gather", .details = details}, group, start, [in, out, dim, sizes] {
     if (dim == 0 && largest(sizes) * static_cast<int64_t>(sizes.size()) ==
                         std::accumulate(sizes.begin(), sizes.end(), int64_t{0})) {
       return out.flatten(0, 1);
@@ -153,9 +163,12 @@ Pending Communicator::start_reduce_scatter(const at::Tensor& tensor, int64_t dim
   const at::Tensor out = at::empty(in.sizes().slice(1), in.options());
   const auto start = [&] { return transport_->reduce_scatter(out.view({-1}), in.view({-1}), group, op); };
   const int64_t own = sizes[static_cast<size_t>(group.rank)];
-  return launch("reduce_scatter", in, group, start, [in, out, dim, own, dtype = tensor.scalar_type()] {
-    return out.narrow(dim, 0, own).to(dtype).contiguous();
-  });
+  const std::string details = fmt::format("{} of {} along dim {} in sizes [{}]", in_words(op),
+                                          in_words(tensor), dim, fmt::join(sizes, ", "));
+  return launch({.op = "reduce_scatter", .details = details}, group, start,
+                [in, out, dim, own, dtype = tensor.scalar_type()] {
+                  return out.narrow(dim, 0, own).to(dtype).contiguous();
+                });
 }
 
 at::Tensor Communicator::reduce_scatter(const at::Tensor& tensor, int64_t dim, const Axes& axes, ReduceOp op,
@@ -197,7 +210,12 @@ Pending Communicator::start_all_to_all(const at::Tensor& tensor, int64_t split_d
   const at::Tensor out =
       at::empty({std::accumulate(out_sizes.begin(), out_sizes.end(), int64_t{0})}, in.options());
   const auto start = [&] { return transport_->all_to_all(out, in, out_sizes, in_sizes, group); };
-  return launch("all_to_all", in, group, start, [in, out, shapes, out_sizes, join_dim] {
+  const CallInWords call{.op = "all_to_all",
+                         .details = fmt::format("{} along dims {} and {}",
+                                                c10::toString(tensor.scalar_type()), split_dim, join_dim),
+                         .to_each = in_sizes,
+                         .from_each = out_sizes};
+  return launch(call, group, start, [in, out, shapes, out_sizes, join_dim] {
     std::vector<at::Tensor> joined = out.split_with_sizes(out_sizes);
     for (size_t r = 0; r < joined.size(); ++r) joined[r] = joined[r].view(shapes[r]);
     return at::cat(joined, join_dim);
@@ -210,15 +228,20 @@ at::Tensor Communicator::all_to_all(const at::Tensor& tensor, int64_t split_dim,
       .wait();
 }
 
-at::Tensor Communicator::broadcast(const at::Tensor& tensor, int64_t root, const Axes& axes) {
+Pending Communicator::start_broadcast(const at::Tensor& tensor, int64_t root, const Axes& axes) {
   const Group& group = group_of(axes);
   AXIAL_CHECK(0 <= root && root < group.size(), kOp, "root of broadcast; expected one of [0, {}), got {}",
               group.size(), root);
   count("broadcast", group, root == group.rank ? bytes_of(tensor) * (group.size() - 1) : 0);
-  if (group.size() == 1) return tensor;
+  if (group.size() == 1) return Pending([tensor] { return tensor; });
   const at::Tensor buffer = tensor.clone(at::MemoryFormat::Contiguous);
   const auto start = [&] { return transport_->broadcast(buffer, root, group); };
-  return launch("broadcast", buffer, group, start, [buffer] { return buffer; }).wait();
+  return launch({.op = "broadcast", .details = fmt::format("{} from place {}", in_words(tensor), root)},
+                group, start, [buffer] { return buffer; });
+}
+
+at::Tensor Communicator::broadcast(const at::Tensor& tensor, int64_t root, const Axes& axes) {
+  return start_broadcast(tensor, root, axes).wait();
 }
 
 Pending Communicator::start_send(const at::Tensor& tensor, int64_t peer, const Axes& axes, Channel channel) {
@@ -226,9 +249,10 @@ Pending Communicator::start_send(const at::Tensor& tensor, int64_t peer, const A
   check_peer("send", peer, channel, group);
   count(channel.control ? "control" : "send", group, bytes_of(tensor));
   const at::Tensor buffer = tensor.contiguous();
+  const CallInWords call{.op = "send", .details = in_words(buffer), .peer = peer, .channel = channel.number};
   return launch(
-      "send", {}, group, [&] { return transport_->send(buffer, peer, group, channel.number); },
-      [buffer] { return buffer; }, peer, channel.number);
+      call, group, [&] { return transport_->send(buffer, peer, group, channel.number); },
+      [buffer] { return buffer; });
 }
 
 Pending Communicator::start_recv(at::Tensor into, int64_t peer, const Axes& axes, Channel channel) {
@@ -236,9 +260,10 @@ Pending Communicator::start_recv(at::Tensor into, int64_t peer, const Axes& axes
   check_peer("recv", peer, channel, group);
   AXIAL_CHECK(into.is_contiguous(), kOp, "tensor of recv; expected a contiguous one");
   count(channel.control ? "control" : "recv", group, 0);
+  const CallInWords call{.op = "recv", .details = in_words(into), .peer = peer, .channel = channel.number};
   return launch(
-      "recv", {}, group, [&] { return transport_->recv(into, peer, group, channel.number); },
-      [into] { return into; }, peer, channel.number);
+      call, group, [&] { return transport_->recv(into, peer, group, channel.number); },
+      [into] { return into; });
 }
 
 void Communicator::send(const at::Tensor& tensor, int64_t peer, const Axes& axes) {
@@ -249,13 +274,15 @@ void Communicator::recv(at::Tensor& into, int64_t peer, const Axes& axes) {
   start_recv(into, peer, axes).wait();
 }
 
-void Communicator::barrier(const Axes& axes) {
+Pending Communicator::start_barrier(const Axes& axes) {
   const Group& group = group_of(axes);
   count("control", group, 0);
-  if (group.size() == 1) return;
-  launch(
-      "barrier", {}, group, [&] { return transport_->barrier(group); }, [] { return at::Tensor(); })
-      .wait();
+  const auto finish = [] { return at::Tensor(); };
+  if (group.size() == 1) return Pending(finish);
+  return launch(
+      {.op = "barrier"}, group, [&] { return transport_->barrier(group); }, finish);
 }
+
+void Communicator::barrier(const Axes& axes) { start_barrier(axes).wait(); }
 
 }  // namespace axial::parallel

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Groups, counts, the comparison of calls, and what becomes of a call that fails. The calls: calls.cpp.
+// Groups, counts, and what becomes of a call that fails. The calls: calls.cpp; their comparison: compare.cpp.
 #include "axial/parallel/communicator/communicator.h"
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <string_view>
 
 #include "axial/parallel/communicator/watch.h"
 
@@ -55,34 +54,9 @@ void Communicator::count(const char* op, const Group& group, int64_t bytes, int6
   traffic.padding += padding;
 }
 
-// Debug: every rank of the group says what it is about to do; a difference is everybody's error.
-void Communicator::compare(const char* op, const at::Tensor& tensor, const Group& group) {
-  constexpr int64_t kLine = 256;
-  // Pieces of an all_to_all may differ from rank to rank.
-  const bool same_shape = std::string_view(op) != "all_to_all";
-  std::string line =
-      fmt::format("{} {}{}", op, same_shape ? fmt::format("[{}] ", fmt::join(tensor.sizes(), ", ")) : "",
-                  c10::toString(tensor.scalar_type()));
-  line.resize(kLine, '\0');
-  const at::Tensor mine = at::empty({kLine}, at::kByte);
-  std::copy(line.begin(), line.end(), mine.mutable_data_ptr<uint8_t>());
-  const at::Tensor all = at::empty({group.size(), kLine}, at::kByte);
-  count("control", group, kLine * (group.size() - 1));
-  transport_->all_gather(all.view({-1}), mine, group)();
-  for (int64_t r = 0; r < group.size(); ++r) {
-    const at::Tensor row = all[r];
-    const std::string other(reinterpret_cast<const char*>(row.const_data_ptr<uint8_t>()), kLine);
-    if (other == line) continue;
-    throw CollectiveError(
-        fmt::format("[{}] call #{} over '{}' differs between ranks; rank {} makes {}, rank {} makes {}", kOp,
-                    sequence_[group.name], group.name, mesh_.rank(), line.c_str(),
-                    group.ranks[static_cast<size_t>(r)], other.c_str()));
-  }
-}
-
-Pending Communicator::launch(const char* op, const at::Tensor& tensor, const Group& group,
-                             const std::function<Wait()>& start, std::function<at::Tensor()> finish,
-                             int64_t peer, int64_t channel) {
+Pending Communicator::launch(const CallInWords& in_words, const Group& group,
+                             const std::function<Wait()>& start, std::function<at::Tensor()> finish) {
+  const auto& [op, details, to_each, from_each, peer, channel, compares] = in_words;
   const int64_t number =
       ++sequence_[peer < 0 ? group.name : fmt::format("{}:{}:{}:{}", group.name, op, peer, channel)];
   std::string call = fmt::format("{} #{} over '{}'", op, number, group.name);
@@ -105,12 +79,13 @@ Pending Communicator::launch(const char* op, const at::Tensor& tensor, const Gro
     }
     if (watch) watch->leave();
   };
-  Wait wait;
+  Wait said, wait;
   guarded([&] {
-    if (options_.compare_calls && tensor.defined()) compare(op, tensor, group);
+    if (options_.compare_calls && compares) said = compare(in_words, group);
     wait = start();
   });
-  return Pending([guarded, wait = std::move(wait), finish = std::move(finish)] {
+  return Pending([guarded, said = std::move(said), wait = std::move(wait), finish = std::move(finish)] {
+    if (said) guarded(said);
     if (wait) guarded(wait);
     return finish();
   });
@@ -133,9 +108,11 @@ void Communicator::connect(std::vector<Line> lines, const Axes& axes, at::Device
       transport_->connect(line, group, device);
       return Wait();
     };
-    launch(
-        "connect", {}, group, start, [] { return at::Tensor(); }, peer, line.channel)
-        .wait();
+    CallInWords call{.op = "connect"};
+    call.peer = peer;
+    call.channel = line.channel;
+    call.compares = false;  // it is made so that they can be
+    launch(call, group, start, [] { return at::Tensor(); }).wait();
   }
 }
 

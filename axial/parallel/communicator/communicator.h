@@ -54,6 +54,16 @@ class [[nodiscard]] Pending {
 /// Sizes of the ranks' pieces along a dim, where they are not equal.
 using Sizes = std::vector<int64_t>;
 
+/// A call, as ranks name it in errors and compare it.
+struct CallInWords {
+  const char* op = "";
+  std::string details;       ///< what all ranks of the call have alike: dtype, shape, dim, sizes, root
+  Sizes to_each, from_each;  ///< of an all_to_all: elements
+  int64_t peer = -1;         ///< of a send or recv: place in the group
+  int64_t channel = 0;       ///< of a send or recv
+  bool compares = true;
+};
+
 /// Sends of one channel arrive in their order; channels do not wait for each other.
 struct Channel {
   int64_t number = 0;
@@ -63,11 +73,14 @@ struct Channel {
 /// Collectives of one rank. `axes` name the group in any order; all of its ranks make the same calls in the
 /// same order. Groups of one rank are the identity. start_x returns at once, and x is start_x(..).wait().
 /// Arguments are checked before any byte is sent (ValueError: unknown axis, dim, root or peer, sizes that do
-/// not fit); with `compare_calls` ranks first compare op, shape and dtype. 16-bit sums are made in fp32.
+/// not fit). 16-bit sums are made in fp32.
 class Communicator {
  public:
   struct Options {
-    bool compare_calls = false;  ///< exchange a line about every call before it: debug
+    /// Debug: ranks compare every call before it is made: its name, dtype, shape or sizes, dim, root, way to
+    /// combine; of a send and its recv dtype and shape. A difference is an error that shows both. A recv then
+    /// waits for its send at its start: start sends first.
+    bool compare_calls = false;
   };
 
   /// A world of one rank.
@@ -106,6 +119,7 @@ class Communicator {
                         Sizes split_sizes = {}, Sizes join_sizes = {});
 
   /// The tensor of the group's rank `root`; the others pass one of its shape and dtype.
+  Pending start_broadcast(const at::Tensor& tensor, int64_t root, const Axes& axes);
   at::Tensor broadcast(const at::Tensor& tensor, int64_t root, const Axes& axes);
   /// Lines that sends and recvs of tensors of `device` will use; both ends of a line name it here first, in
   /// calls whose order is one for all ranks. Lines of others are passed over. Costs something once, and over
@@ -116,22 +130,25 @@ class Communicator {
   Pending start_recv(at::Tensor into, int64_t peer, const Axes& axes, Channel channel = {});
   void send(const at::Tensor& tensor, int64_t peer, const Axes& axes);
   void recv(at::Tensor& into, int64_t peer, const Axes& axes);
-  /// Return when every rank of the group has come here.
+  /// Return when every rank of the group has come here; the wait of start_barrier gives no tensor.
+  Pending start_barrier(const Axes& axes);
   void barrier(const Axes& axes);
 
   /// By ("data+ring", "all_reduce"): names of the axes in mesh order, then the collective. Calls that carry
-  /// no tensor of the caller (comparisons, barriers) are under "control".
+  /// no tensor of the caller (barriers, shapes of messages) are under "control", comparisons under "compare".
   const std::map<std::pair<std::string, std::string>, Traffic>& traffic() const { return traffic_; }
   void clear_traffic() { traffic_.clear(); }
 
  private:
   const Group& group_of(const Axes& axes);
   void count(const char* op, const Group& group, int64_t bytes, int64_t padding = 0);
-  void compare(const char* op, const at::Tensor& tensor, const Group& group);
+  // Debug: throws where ranks are about to do different things; the wait is for what a send says of itself.
+  Wait compare(const CallInWords& call, const Group& group);
+  void compare_with_all(const CallInWords& call, const Group& group);
+  Wait compare_with_peer(const CallInWords& call, const Group& group);
   // Compare, note the call, start it; failures at the start or in the wait become CollectiveErrors.
-  Pending launch(const char* op, const at::Tensor& tensor, const Group& group,
-                 const std::function<Wait()>& start, std::function<at::Tensor()> finish, int64_t peer = -1,
-                 int64_t channel = 0);
+  Pending launch(const CallInWords& call, const Group& group, const std::function<Wait()>& start,
+                 std::function<at::Tensor()> finish);
 
   Mesh mesh_;
   std::shared_ptr<Watch> watch_;
