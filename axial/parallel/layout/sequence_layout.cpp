@@ -69,6 +69,12 @@ std::vector<Interval> part_of(const std::vector<Interval>& intervals, int64_t be
   return part;
 }
 
+at::Tensor places_of(const std::vector<Interval>& intervals) {
+  std::vector<at::Tensor> parts;
+  for (const Interval& i : intervals) parts.push_back(at::arange(i.begin, i.end, at::kLong));
+  return parts.empty() ? at::empty({0}, at::kLong) : at::cat(parts);
+}
+
 // Every ring rank's local order, cut over its ulysses ranks.
 DimLayout split_again(const DimLayout& ring, int64_t ulysses) {
   std::vector<std::vector<Interval>> per_rank;
@@ -115,11 +121,9 @@ SequenceLayout SequenceLayout::over(const Mesh& mesh, int64_t length) {
 
 SequenceLayout SequenceLayout::whole(int64_t length) { return SequenceLayout(DimLayout::whole(length)); }
 
-at::Tensor SequenceLayout::row_positions() const {
-  std::vector<at::Tensor> parts;
-  for (const Interval& i : dim_.owned(rank_)) parts.push_back(at::arange(i.begin, i.end, at::kLong));
-  return parts.empty() ? at::empty({0}, at::kLong) : at::cat(parts);
-}
+at::Tensor SequenceLayout::row_positions() const { return places_of(dim_.owned(rank_)); }
+
+at::Tensor SequenceLayout::attended_positions() const { return places_of(ring_.owned(ring_rank_)); }
 
 NamedTensors SequenceLayout::make_batch(const std::vector<PackedRow>& rows, int64_t pad_token) const {
   const auto num_rows = static_cast<int64_t>(rows.size());

@@ -66,6 +66,8 @@ class SequenceLayout {
 
   /// Place in the row of every local position, [L] int64.
   at::Tensor row_positions() const;
+  /// Place in the row of every position of this ring rank, [A] int64: whose queries it attends with.
+  at::Tensor attended_positions() const;
 
  private:
   SequenceLayout(DimLayout ring, int64_t ring_rank, int64_t ulysses, int64_t ulysses_rank);

@@ -154,9 +154,9 @@ void RowMask::add_to(SequenceAttentionOptions& options, const SequenceLayout& la
   options.mask_columns = columns_;
   options.query_block = options.key_block = block_;
   if (is_blocks_) return;
-  AXIAL_CHECK(!options.bias, kOp,
+  AXIAL_CHECK(!options.bias && !options.attended_bias, kOp,
               "options have a bias already; expected none beside a mask that is no blocks");
-  const at::Tensor places = layout.row_positions();
+  const at::Tensor places = layout.attended_positions();
   const int64_t* place = places.const_data_ptr<int64_t>();
   at::Tensor hidden = at::zeros({1, 1, places.numel(), length_}, at::kFloat);
   auto* out = hidden.mutable_data_ptr<float>();
@@ -167,7 +167,7 @@ void RowMask::add_to(SequenceAttentionOptions& options, const SequenceLayout& la
       }
     }
   });
-  options.bias = dtype == at::kDouble ? hidden.to(at::kDouble) : hidden;
+  options.attended_bias = dtype == at::kDouble ? hidden.to(at::kDouble) : hidden;
 }
 
 }  // namespace axial::parallel

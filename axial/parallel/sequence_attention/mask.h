@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Masks of a user's own over the places of a row: as blocks, which attention skips, and, where a block is
-// seen in part, as a dense bias of this rank's queries. What a layer hands to sequence_attention.
+// seen in part, as a dense bias of the queries that this rank attends with. For layers that call
+// sequence_attention.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -49,8 +50,9 @@ class RowMask {
   bool is_blocks() const { return is_blocks_; }
 
   /// Put it into the options of calls with queries of `dtype` on this rank's rows: the block mask, and unless
-  /// is_blocks() a bias [1, 1, L, N] of 0 and minus infinity, fp32 (fp64 for fp64): keep the options for all
-  /// layers. Throws ValueError for rows of another length and for options that have a bias already.
+  /// is_blocks() an attended_bias [1, 1, A, N] of 0 and minus infinity, fp32 (fp64 for fp64): keep the
+  /// options for all layers. Throws ValueError for rows of another length and for options that have a bias
+  /// already.
   void add_to(SequenceAttentionOptions& options, const SequenceLayout& layout, at::ScalarType dtype) const;
 
  private:

@@ -71,7 +71,7 @@ Results attended(const RowMask& mask, Communicator* ranks) {
   }
   SequenceAttentionOptions options;
   mask.add_to(options, layout, at::kDouble);
-  require(options.bias.has_value() == !mask.is_blocks(), "a bias only where blocks do not do");
+  require(options.attended_bias.has_value() == !mask.is_blocks(), "a bias only where blocks do not do");
   StepContext context;
   context.ranks = ranks;
   context.sequence = &layout;
@@ -204,6 +204,20 @@ TEST(RowMask, WhatDoesNotFitIsRefused) {
   EXPECT_NO_THROW(RowMask(4, all).add_to(options, SequenceLayout::whole(4), at::kFloat));
   const auto some = [](int64_t q, int64_t k) { return q == k; };
   EXPECT_THROW(RowMask(4, some).add_to(options, SequenceLayout::whole(4), at::kFloat), ValueError);
+  SequenceAttentionOptions twice;
+  RowMask(4, some).add_to(twice, SequenceLayout::whole(4), at::kFloat);
+  EXPECT_THROW(RowMask(4, some).add_to(twice, SequenceLayout::whole(4), at::kFloat), ValueError);
+  // What a call refuses.
+  const at::Tensor q = at::zeros({4, 1, 2});
+  const auto layout = SequenceLayout::whole(4);
+  const NamedTensors batch = layout.make_batch({PackedRow{{1, 1, 1, 1}, {0}}}, 0);
+  twice.bias = at::zeros({1, 1, 4, 4});
+  EXPECT_THROW(sequence_attention(q, q, q, batch, {}, twice), ValueError);
+  twice.bias.reset();
+  twice.attended_bias = at::zeros({1, 1, 4, 4}).set_requires_grad(true);
+  EXPECT_THROW(sequence_attention(q, q, q, batch, {}, twice), ValueError);
+  twice.attended_bias = at::zeros({1, 1, 4, 3});
+  EXPECT_THROW(sequence_attention(q, q, q, batch, {}, twice), ValueError);
 }
 
 }  // namespace

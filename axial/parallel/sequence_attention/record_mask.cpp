@@ -38,46 +38,45 @@ void RecordMask::check_lengths(const at::Tensor& positions) const {
 
 void RecordMask::add_to(SequenceAttentionOptions& options, const NamedTensors& batch,
                         const SequenceLayout& layout, at::ScalarType dtype) const {
-  for (const char* name : {"positions", "record_starts"}) {
-    AXIAL_CHECK(batch.count(name), kOp,
-                "tensor '{}' of the batch; expected what SequenceLayout::make_batch makes", name);
-  }
-  const at::Tensor &positions = batch.at("positions"), &starts = batch.at("record_starts");
-  AXIAL_CHECK(!options.bias && !options.mask_rows, kOp,
+  const auto found = batch.find("record_starts");
+  AXIAL_CHECK(found != batch.end(), kOp,
+              "tensor 'record_starts' of the batch; expected what SequenceLayout::make_batch makes");
+  const at::Tensor& starts = found->second;
+  AXIAL_CHECK(!options.bias && !options.attended_bias && !options.mask_rows, kOp,
               "options; expected neither a bias nor a block mask beside a mask of records");
-  AXIAL_CHECK(positions.dim() == 2 && positions.size(1) == layout.local_length() &&
-                  positions.scalar_type() == at::kLong,
-              kOp, "positions; expected int64 [rows, {}], got {} [{}]", layout.local_length(),
-              c10::toString(positions.scalar_type()), fmt::join(positions.sizes(), ", "));
+  const int64_t attended = layout.ring().local_size(layout.ring_rank());
+  AXIAL_CHECK(starts.dim() == 2 && starts.size(1) == attended && starts.scalar_type() == at::kLong, kOp,
+              "record_starts; expected int64 [rows, {}], got {} [{}]", attended,
+              c10::toString(starts.scalar_type()), fmt::join(starts.sizes(), ", "));
   const std::lock_guard lock(mutex_);
   // The runner hands every block a tensor of its own over the same memory.
-  const bool known = made_ && made_->dtype == dtype && made_->positions.is_alias_of(positions) &&
-                     made_->positions.sizes() == positions.sizes() &&
-                     made_->positions.strides() == positions.strides() &&
-                     made_->positions.storage_offset() == positions.storage_offset();
-  if (!known) made_ = Made{positions, dtype, make(positions, starts, layout, dtype)};
-  options.bias = made_->options.bias;
+  const bool known = made_ && made_->dtype == dtype && made_->record_starts.is_alias_of(starts) &&
+                     made_->record_starts.sizes() == starts.sizes() &&
+                     made_->record_starts.strides() == starts.strides() &&
+                     made_->record_starts.storage_offset() == starts.storage_offset();
+  if (!known) made_ = Made{starts, dtype, make(starts, layout, dtype)};
+  options.attended_bias = made_->options.attended_bias;
   options.mask_rows = made_->options.mask_rows;
   options.mask_columns = made_->options.mask_columns;
   options.query_block = made_->options.query_block;
   options.key_block = made_->options.key_block;
 }
 
-SequenceAttentionOptions RecordMask::make(const at::Tensor& positions, const at::Tensor& record_starts,
-                                          const SequenceLayout& layout, at::ScalarType dtype) const {
+SequenceAttentionOptions RecordMask::make(const at::Tensor& record_starts, const SequenceLayout& layout,
+                                          at::ScalarType dtype) const {
   SequenceAttentionOptions out;
-  if (positions.is_meta()) {  // what rows hold is not known: as if they were packed
-    out.bias = at::empty({positions.size(0), 1, positions.size(1), layout.length()},
-                         positions.options().dtype(dtype == at::kDouble ? at::kDouble : at::kFloat));
+  if (record_starts.is_meta()) {  // what rows hold is not known: as if they were packed
+    out.attended_bias =
+        at::empty({record_starts.size(0), 1, record_starts.size(1), layout.length()},
+                  record_starts.options().dtype(dtype == at::kDouble ? at::kDouble : at::kFloat));
     return out;
   }
-  const at::Tensor host = positions.to(at::kCPU).contiguous();
-  check_lengths(host);
-  // Asked of all positions of the ring rank, so that its ulysses ranks, which exchange biases, say the same.
+  const at::Tensor host = record_starts.to(at::kCPU).contiguous();
+  check_lengths(layout.attended_positions() - host);
   const bool whole =
-      (table_.length == 0 || layout.length() <= table_.length) && !record_starts.ne(0).any().item<bool>();
+      (table_.length == 0 || layout.length() <= table_.length) && !host.ne(0).any().item<bool>();
   if (!whole) {
-    out.bias = in_dtype_of_bias(row_bias(host, layout), dtype);
+    out.attended_bias = in_dtype_of_bias(row_bias(host, layout), dtype);
     return out;
   }
   if (!whole_rows_ || whole_rows_->length() != layout.length()) {
@@ -87,17 +86,17 @@ SequenceAttentionOptions RecordMask::make(const at::Tensor& positions, const at:
   return out;
 }
 
-at::Tensor RecordMask::row_bias(const at::Tensor& positions, const SequenceLayout& layout) const {
-  const int64_t rows = positions.size(0), held = positions.size(1), length = layout.length();
-  const at::Tensor places = layout.row_positions();
+at::Tensor RecordMask::row_bias(const at::Tensor& record_starts, const SequenceLayout& layout) const {
+  const int64_t rows = record_starts.size(0), attended = record_starts.size(1), length = layout.length();
+  const at::Tensor places = layout.attended_positions();
   const auto* place = places.const_data_ptr<int64_t>();
-  const auto* position = positions.const_data_ptr<int64_t>();
-  at::Tensor bias = at::zeros({rows, 1, held, length}, at::kFloat);
+  const auto* start = record_starts.const_data_ptr<int64_t>();
+  at::Tensor bias = at::zeros({rows, 1, attended, length}, at::kFloat);
   auto* out = bias.mutable_data_ptr<float>();
-  at::parallel_for(0, rows * held, 16, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, rows * attended, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t query = position[i];
-      float* row = out + i * length + (place[i % held] - query);  // where the record begins
+      const int64_t query = place[i % attended] - start[i];
+      float* row = out + i * length + start[i];
       for (int64_t key = 0; key <= query; ++key) {
         if (!table_.sees(query, key)) row[key] = kHidden;
       }

@@ -26,9 +26,9 @@ class RecordMask {
 
   /// Put it into the options of calls on this rank's part of rows.
   ///
-  /// B rows of N places, of which this rank holds L; `batch` is of SequenceLayout::make_batch: reads
-  /// "positions" and "record_starts". Where every row is one record a RowMask: blocks, and unless they say it
-  /// all a bias [1, 1, L, N]; else a bias [B, 1, L, N]; fp32 (fp64 for fp64). The last one made is kept:
+  /// B rows of N places, with A of whose queries this rank attends; `batch` is of SequenceLayout::make_batch:
+  /// reads "record_starts". Where every row is one record a RowMask: blocks, and unless they say it all an
+  /// attended_bias [1, 1, A, N]; else one [B, 1, A, N]; fp32 (fp64 for fp64). The last one made is kept:
   /// layers of a step share it. Throws ValueError for records that are too long and for options that have a
   /// bias.
   void add_to(SequenceAttentionOptions& options, const NamedTensors& batch, const SequenceLayout& layout,
@@ -41,14 +41,14 @@ class RecordMask {
 
  private:
   struct Made {
-    at::Tensor positions;  // for which it was made; kept, so that no other tensor has its memory
+    at::Tensor record_starts;  // for which it was made; kept, so that no other tensor has its memory
     at::ScalarType dtype;
     SequenceAttentionOptions options;
   };
   void check_lengths(const at::Tensor& positions) const;
-  SequenceAttentionOptions make(const at::Tensor& positions, const at::Tensor& record_starts,
-                                const SequenceLayout& layout, at::ScalarType dtype) const;
-  at::Tensor row_bias(const at::Tensor& positions, const SequenceLayout& layout) const;
+  SequenceAttentionOptions make(const at::Tensor& record_starts, const SequenceLayout& layout,
+                                at::ScalarType dtype) const;
+  at::Tensor row_bias(const at::Tensor& record_starts, const SequenceLayout& layout) const;
 
   SeesTable table_;  // of length 0: any
   mutable std::mutex mutex_;

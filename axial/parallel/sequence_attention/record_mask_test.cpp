@@ -41,8 +41,9 @@ bool lets_see(const SequenceAttentionOptions& o, int64_t row, int64_t local, int
     for (int64_t i = rows[block]; i < rows[block + 1]; ++i) found = found || columns[i] == key / o.key_block;
     if (!found) return false;
   }
-  if (!o.bias) return true;
-  const double bias = (*o.bias)[o.bias->size(0) == 1 ? 0 : row][0][local][key].item<double>();
+  if (!o.attended_bias) return true;
+  const at::Tensor& of_row = *o.attended_bias;
+  const double bias = of_row[of_row.size(0) == 1 ? 0 : row][0][local][key].item<double>();
   EXPECT_TRUE(bias == 0 || std::isinf(bias));
   return bias == 0;
 }
@@ -52,7 +53,7 @@ void check_layout(const RecordMask& mask, const SeesFunction& sees, const Sequen
   const NamedTensors batch = layout.make_batch(rows, 0);
   SequenceAttentionOptions options;
   mask.add_to(options, batch, layout, at::kFloat);
-  const at::Tensor places = layout.row_positions(), positions = batch.at("positions");
+  const at::Tensor places = layout.attended_positions(), positions = places - batch.at("record_starts");
   for (int64_t b = 0; b < positions.size(0); ++b) {
     for (int64_t l = 0; l < positions.size(1); ++l) {
       const int64_t place = places[l].item<int64_t>(), query = positions[b][l].item<int64_t>();
@@ -86,12 +87,15 @@ TEST(RecordMask, EveryPairOnEveryRank) {
 TEST(RecordMask, UlyssesRanksOfARingRankSayTheSame) {
   const RecordMask mask(odd_pairs);
   const auto rows = packed_rows(16, {{0, 12}}, 16);  // the first ranks hold nothing of the second record
+  std::vector<at::Tensor> alike;
   for (int64_t r = 0; r < 4; ++r) {
     const auto layout = SequenceLayout::over(Mesh({{"ring", 1}, {"ulysses", 4}}, 4, r), 16);
     SequenceAttentionOptions options;
     mask.add_to(options, layout.make_batch(rows, 0), layout, at::kFloat);
     EXPECT_FALSE(options.mask_rows) << r;
-    EXPECT_TRUE(options.bias) << r;
+    EXPECT_TRUE(options.attended_bias) << r;
+    EXPECT_TRUE(alike.empty() || at::equal(alike.front(), *options.attended_bias)) << r;
+    alike.push_back(*options.attended_bias);
   }
 }
 
@@ -100,7 +104,7 @@ TEST(RecordMask, OneRecordPerRowSkipsBlocks) {
   const auto layout = SequenceLayout::whole(256);
   SequenceAttentionOptions options;
   mask.add_to(options, layout.make_batch(packed_rows(256, {{0}}, 256), 0), layout, at::kFloat);
-  EXPECT_FALSE(options.bias);
+  EXPECT_FALSE(options.attended_bias);
   EXPECT_EQ(options.mask_columns->numel(), 4);
 }
 
@@ -114,18 +118,18 @@ TEST(RecordMask, LayersOfABatchShareOne) {
   mask.add_to(first, batch, layout, at::kDouble);
   const int64_t once = calls;
   NamedTensors again = batch;  // as the runner hands it to the next layer
-  again["positions"] = batch.at("positions").detach();
+  again["record_starts"] = batch.at("record_starts").detach();
   mask.add_to(second, again, layout, at::kDouble);
   EXPECT_EQ(calls, once);
-  EXPECT_TRUE(first.bias->is_same(*second.bias));
-  EXPECT_EQ(first.bias->scalar_type(), at::kDouble);
+  EXPECT_TRUE(first.attended_bias->is_same(*second.attended_bias));
+  EXPECT_EQ(first.attended_bias->scalar_type(), at::kDouble);
   mask.add_to(third, other, layout, at::kDouble);
   EXPECT_GT(calls, once);
   const int64_t twice = calls;
   SequenceAttentionOptions fourth;
   mask.add_to(fourth, other, layout, at::kFloat);
   EXPECT_GT(calls, twice);
-  EXPECT_EQ(fourth.bias->scalar_type(), at::kFloat);
+  EXPECT_EQ(fourth.attended_bias->scalar_type(), at::kFloat);
 }
 
 TEST(RecordMask, WhileDecoding) {
@@ -160,7 +164,8 @@ TEST(RecordMask, WrongOnesAreNamed) {
   EXPECT_THAT(error_of(RecordMask(sees_of(small)), {}), HasSubstr("record of 6 or more places"));
   EXPECT_THAT(error_of(RecordMask(odd_pairs), {.bias = small}), HasSubstr("neither a bias"));
   SequenceAttentionOptions options;
-  EXPECT_THROW(RecordMask(odd_pairs).add_to(options, {{"positions", small}}, layout, at::kFloat), ValueError);
+  EXPECT_THROW(RecordMask(odd_pairs).add_to(options, {{"record_starts", small}}, layout, at::kFloat),
+               ValueError);
   EXPECT_THROW(RecordMask(SeesFunction(nullptr)), ValueError);
   EXPECT_THROW(sees_window_and_global(3, {-1}), ValueError);
   EXPECT_THROW(sees_window_and_global(-1, {}), ValueError);

@@ -91,6 +91,17 @@ void check_options(const at::Tensor& q, int64_t rows, const SequenceLayout& layo
                 kOp, "bias; expected [1 or {}, 1 or {}, {}, {}], got [{}]", rows, q.size(1),
                 layout.local_length(), row, fmt::join(b.sizes(), ", "));
   }
+  if (o.attended_bias) {
+    const at::Tensor& b = *o.attended_bias;
+    const int64_t attended = layout.ring().local_size(layout.ring_rank());
+    AXIAL_CHECK(!o.bias && !b.requires_grad(), kOp,
+                "attended_bias; expected a tensor without gradient and no bias beside it, got {}",
+                o.bias ? "both" : "one that requires a gradient");
+    AXIAL_CHECK(b.dim() == 4 && (b.size(0) == 1 || b.size(0) == rows) && b.size(1) == 1 &&
+                    b.size(2) == attended && b.size(3) == row,
+                kOp, "attended_bias; expected [1 or {}, 1, {}, {}], got [{}]", rows, attended, row,
+                fmt::join(b.sizes(), ", "));
+  }
   AXIAL_CHECK(o.mask_rows.has_value() == o.mask_columns.has_value(), kOp,
               "block mask; expected mask_rows and mask_columns, got one of them");
   if (!o.mask_rows) return;
@@ -125,7 +136,7 @@ at::Tensor sequence_attention(const at::Tensor& q, const at::Tensor& k, const at
                               const NamedTensors& batch, const StepContext& context, const Options& options) {
   const int64_t ring = degree_of(context.ranks, "ring"), ulysses = degree_of(context.ranks, "ulysses");
   ops::AttentionResult* kept = context.kept ? &context.kept->next() : nullptr;
-  if (ring * ulysses == 1 && !options.bias && !options.mask_rows) {
+  if (ring * ulysses == 1 && !options.bias && !options.attended_bias && !options.mask_rows) {
     ops::AttentionPattern pattern;
     pattern.causal = true;
     pattern.window = options.window;
@@ -149,7 +160,7 @@ at::Tensor sequence_attention(const at::Tensor& q, const at::Tensor& k, const at
   const detail::RingCall call{std::move(sight), heads, scale, context.ranks, kept};
   const auto by_row = [&](const at::Tensor& t) { return t.unflatten(0, {rows, positions}); };
 
-  std::optional<at::Tensor> bias;
+  std::optional<at::Tensor> bias = options.attended_bias;
   if (options.bias) bias = heads.bias_to_heads(*options.bias);
   const at::Tensor queries = heads.to_heads(by_row(q));
   if (ring * ulysses == 1) return attend_whole(queries, by_row(k), by_row(v), bias, call).flatten(0, 1);

@@ -20,6 +20,10 @@ struct SequenceAttentionOptions {
   /// [B or 1, H or 1, L, N]: of this rank's queries and all keys of the row, in row order; dtype of q or
   /// fp32.
   std::optional<at::Tensor> bias;
+  /// [B or 1, 1, A, N]: of all queries that this rank attends with (SequenceLayout::attended_positions), as
+  /// its ulysses ranks know them alike. A constant: has no gradient, and no byte of it is sent. fp32, or of
+  /// the dtype of q; not beside `bias`.
+  std::optional<at::Tensor> attended_bias;
   /// Blocks of the row that see each other, for all heads and rows, as in ops::AttentionPattern: query block
   /// r sees the key blocks mask_columns[mask_rows[r]] to mask_columns[mask_rows[r + 1] - 1].
   std::optional<at::Tensor> mask_rows;     ///< [ceil(N / query_block) + 1] int64
