@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parts of a layer over `tensor` against the same formula on one rank, on real ranks. The checks of
 // Megatron's mpu tests with their published bounds (parallel embedding, column and row linear with L = sum of
-// output * weight, vocabulary-parallel cross-entropy), each with a whole and a cut stream; and the field's
-// known faults, put in on purpose.
+// output * weight, vocabulary-parallel cross-entropy), each with a whole and a cut stream. The field's known
+// faults, put in on purpose: faults_test.cpp.
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,58 +12,15 @@
 #include "axial/ops/embedding/embedding.h"
 #include "axial/ops/linear/linear.h"
 #include "axial/parallel/communicator/recording.h"
-#include "axial/parallel/tensor/heads.h"
-#include "axial/parallel/tensor/vocabulary.h"
-#include "axial/testing/ranks/ranks.h"
+#include "axial/parallel/tensor/tensor_case.h"
 
 namespace axial::parallel {
 namespace {
 
-using testing::failures;
-using testing::require;
-using testing::run_ranks;
+using namespace test;  // NOLINT(google-build-using-namespace): the tests' own words
+using axial::testing::failures;
+using axial::testing::run_ranks;
 
-constexpr int64_t kBatch = 2, kLength = 7, kWidth = 5;
-
-// Equal on all ranks without talking.
-at::Tensor drawn(at::IntArrayRef shape, double salt) {
-  return at::arange(c10::multiply_integers(shape), at::kDouble).mul_(1.7).add_(salt).sin_().view(shape);
-}
-
-at::Tensor ids_below(int64_t size, at::IntArrayRef shape) {
-  return at::arange(c10::multiply_integers(shape), at::kLong).mul_(37).remainder_(size).view(shape);
-}
-
-double error_of(const at::Tensor& got, const at::Tensor& expected) {
-  require(got.sizes() == expected.sizes(), "another shape");
-  return expected.numel() == 0 ? 0.0 : (got - expected).abs().max().item<double>();
-}
-
-void near(const std::string& what, const at::Tensor& got, const at::Tensor& expected, double bound) {
-  const double error = error_of(got.detach(), expected.detach());
-  require(error <= bound, fmt::format("{}: off by {:.1e}, more than {:.0e}", what, error, bound));
-}
-
-// One rank of a launch, with a whole or a cut stream.
-struct Rank {
-  Communicator& ranks;
-  bool cut;
-  int64_t size = ranks.mesh().world_size(), rank = ranks.mesh().rank();
-  StepContext context{{}, true, nullptr, &ranks};
-  NamedTensors inputs{{"row_positions", at::arange(kLength)}};
-  TensorStream stream{{size, cut}, context, inputs};
-
-  Interval part(int64_t total) const {
-    const auto part = at::arange(total, at::kLong).tensor_split(size)[static_cast<size_t>(rank)];
-    return {part[0].item<int64_t>(), part[-1].item<int64_t>() + 1};
-  }
-  // Gradient of a parameter that is applied to the stream.
-  at::Tensor whole_gradient(const at::Tensor& grad) const {
-    return cut ? ranks.all_reduce(grad, {kTensorAxis}, ReduceOp::kSum) : grad;
-  }
-};
-
-at::Tensor leaf(const at::Tensor& x) { return x.detach().clone().set_requires_grad(true); }
 at::Tensor rows_of(const at::Tensor& x, Interval part) { return x.narrow(0, part.begin, part.size()); }
 
 // y = x A^T + b with outputs cut; every rank weights its own outputs. dA, db, dX.
@@ -107,19 +64,6 @@ void check_row(const Rank& r, int64_t ins) {
   near("row dR", got[3], r.stream.own(expected[3], 1), 1e-6);
   near("row without bias", row_linear(own_x, own_a, {}, {}, r.stream), r.stream.own(ops::linear(x, a), 1),
        1e-12);
-
-  // Fault: the bias in every rank's product is added once per rank.
-  const at::Tensor faulty = r.stream.leave(ops::linear(own_x, own_a, own_b));
-  require(error_of(faulty.detach(), r.stream.own(ops::linear(x, a, b), 1).detach()) > 1e-2,
-          "a bias that every rank adds is not noticed");
-}
-
-Parameter table_of(const at::Tensor& weight, Interval rows) {
-  Parameter table;
-  table.spec = {"table", weight.sizes().vec(), {}};
-  table.holding = Holding::cut(table.spec.shape, 0, {rows});
-  table.value = leaf(table.holding.select(weight));
-  return table;
 }
 
 void check_embedding(const Rank& r, int64_t tokens, bool replicated) {
@@ -136,43 +80,6 @@ void check_embedding(const Rank& r, int64_t tokens, bool replicated) {
   at::Tensor got = torch::autograd::grad({(y * r.stream.own(loss_weight, 1)).sum()}, {table.value})[0];
   if (replicated) got = r.whole_gradient(got);
   near("embedding gradient", got, rows_of(expected, rows), 1e-12);
-}
-
-// Megatron-DeepSpeed #389: ids cut per rank before a lookup whose ranks are summed adds up the rows of
-// different tokens. A whole stream gives other values; a cut one refuses the lengths.
-void check_sliced_ids(const Rank& r) {
-  const int64_t tokens = 20, length = 2 * r.size;
-  const at::Tensor weight = drawn({tokens, kWidth}, 1), ids = ids_below(tokens, {kBatch, length});
-  const Parameter table = table_of(weight, r.part(tokens));
-  const at::Tensor sliced = ids.narrow(1, 2 * r.rank, 2);
-  if (!r.cut) {
-    const at::Tensor wrong = Vocabulary(table, r.stream).embed(sliced);
-    require(error_of(wrong.detach(), ops::embedding(weight, sliced)) > 1e-2,
-            "sliced ids before a summed lookup are not noticed");
-    return;
-  }
-  bool refused = false;
-  try {
-    Vocabulary(table, r.stream).embed(sliced);
-  } catch (const ValueError&) {
-    refused = true;
-  }
-  require(refused, "sliced ids enter a cut stream");
-}
-
-// Megatron-LM #7452: logits that were gathered, in a loss that sums over ranks, give a loss that is larger by
-// log(ranks), with gradients that look right.
-void check_gathered_logits(const Rank& r) {
-  const int64_t tokens = 20;
-  const at::Tensor logits = drawn({kBatch, kLength, tokens}, 1);
-  const Parameter table = table_of(drawn({tokens, 1}, 1), r.part(tokens));
-  bool refused = false;
-  try {
-    Vocabulary(table, r.stream).cross_entropy(logits, ids_below(tokens, {kBatch, kLength}));
-  } catch (const ValueError&) {
-    refused = true;
-  }
-  require(refused, "gathered logits enter a loss over cut ones");
 }
 
 void check_cross_entropy(const Rank& r, int64_t tokens, at::ScalarType dtype, bool replicated) {
@@ -219,8 +126,6 @@ void check_all(World& world) {
         }
       }
     }
-    check_sliced_ids(r);
-    check_gathered_logits(r);
   }
 }
 
