@@ -152,12 +152,14 @@ int train_on(parallel::World& world, const Arguments& arguments) {
   models::parallelize(inputs.model, models::all_models(), ranks->mesh(), recipe.parallel);
   const auto sequence = parallel::SequenceLayout::over(ranks->mesh(), recipe.data.sequence_length);
   inputs.ranks = {ranks.get(), recipe.parallel, sequence};
+  const models::ModelRegistry registry = models::all_models();
+  inputs.registry = &registry;
+  if (first && !arguments.overwrite) same_run_in(arguments.out, recipe);
   // A run that is there goes on without its origin, which may be gone.
   const bool is_new =
       arguments.overwrite || !std::filesystem::exists(arguments.out / train::kCheckpointsFolder);
   std::optional<train::LoadedModel> origin;
   if (is_new && !arguments.from.empty()) origin = origin_of(arguments, inputs.model, ranks.get(), recipe);
-  if (first && !arguments.overwrite) same_run_in(arguments.out, recipe);
   if (recipe.train.schedule.warmup_steps >= recipe.train.steps) {
     log()->warn("train.schedule.warmup_steps is {}: the {} steps end before the warm-up does",
                 recipe.train.schedule.warmup_steps, recipe.train.steps);

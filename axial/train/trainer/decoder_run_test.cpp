@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <span>
 
+#include "axial/core/file/file.h"
 #include "axial/core/rng/rng.h"
 #include "axial/testing/temporary_folder/temporary_folder.h"
 #include "axial/train/infer/generate.h"
@@ -96,6 +98,8 @@ std::vector<double> losses_of(const std::filesystem::path& folder, const std::st
   inputs.training = &source;
   inputs.validation = &source;
   inputs.show_progress = false;
+  static const models::ModelRegistry registry = models::all_models();
+  inputs.registry = &registry;
   inputs.on_step = [&](int64_t step, const StepOutcome& outcome) {
     losses.push_back(outcome.loss);
     if (step == stop_at) std::raise(SIGINT);
@@ -120,6 +124,23 @@ TEST_P(DecoderRun, ResumesAndRecomputesBitForBit) {
     options.recompute_group = 1;
     EXPECT_EQ(whole, losses_of(folder / "recompute", GetParam(), options, -1));
   }
+}
+
+// A checkpoint without a setting that did not exist when it was written.
+TEST(DecoderRunOfBefore, SettingsThatAreMissingHaveTheirDefaults) {
+  const axial::testing::TemporaryFolder folder;
+  TrainOptions options = decoder_options(Precision::kFp32);
+  options.steps = 3;
+  losses_of(folder.path(), "rotary", options, -1);
+  const std::filesystem::path file = folder / "checkpoints/step_00000003/index.json";
+  nlohmann::json index = nlohmann::json::parse(read_file(file));
+  ASSERT_EQ(index["state"]["model"]["config"].erase("attention_mask"), 1U) << index.dump(1);
+  index.erase("hash");
+  const std::string hashed = index.dump();
+  index["hash"] = hash_bytes(std::as_bytes(std::span(hashed)));
+  write_file_atomically(file, index.dump());
+  options.steps = 5;
+  EXPECT_EQ(losses_of(folder.path(), "rotary", options, -1).size(), 2U);
 }
 
 TEST_P(DecoderRun, WholeStepRunsOnMeta) {

@@ -47,8 +47,12 @@ bool Trainer::is_first() const { return ranks() == nullptr || ranks()->mesh().ra
 
 bool Trainer::resume() {
   store_.clean();
-  const auto index = store_.newest_good();
+  auto index = store_.newest_good();
   if (!index) return false;
+  RunState& state = index->state;
+  if (inputs_.registry != nullptr && state.model_type == state_.model_type) {
+    state.model_config = inputs_.registry->at(state.model_type).build(state.model_config).config;
+  }
   check_same_model(*index, state_.model_type, state_.model_config);
   const RunState& saved = index->state;
   AXIAL_CHECK(saved.precision == state_.precision, kOp, "'{}' was trained in {}; expected {}",

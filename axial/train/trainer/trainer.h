@@ -35,9 +35,12 @@ struct TrainerInputs {
   models::Model model;                            ///< built, not materialised
   const data::BatchSource* training = nullptr;    ///< not owned
   const data::BatchSource* validation = nullptr;  ///< not owned; null: none
-  nlohmann::json tokenizer;                       ///< saved in checkpoints
-  nlohmann::json data;                            ///< identifies the rows; a resume must find the same
-  std::string title = "training";                 ///< of the loss curve
+  /// Completes the config of a checkpoint that was written before a setting existed; null: taken as it is.
+  /// Not owned.
+  const models::ModelRegistry* registry = nullptr;
+  nlohmann::json tokenizer;        ///< saved in checkpoints
+  nlohmann::json data;             ///< identifies the rows; a resume must find the same
+  std::string title = "training";  ///< of the loss curve
   bool show_progress = true;
   TrainingRanks ranks;  ///< all make the same trainer; batch sources give every rank its part of the rows
   /// Told of every step after it is done; for tests and callers with displays of their own.
