@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One curve for any number of ranks: the demo's model on FASTA, trained by one rank and by meshes of 2 and 4.
+"""One curve for any number of ranks: the demo's model on FASTA, trained by one rank and by meshes of 2 and 4,
+also under torchrun.
 
     .venv/bin/python benchmarks/ranks_curve.py --data GENES.fasta --picture ranks.svg --out ranks.md
 
@@ -10,6 +11,7 @@ import argparse
 import json
 import pathlib
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -24,14 +26,17 @@ RUNS = {
         "--ranks", "4", "--set", "parallel.ring=2", "--set", "parallel.ulysses=2", "--set", "parallel.zero=2",
     ],
     "4 ranks: pipe x tensor": ["--ranks", "4", "--set", "parallel.pipe=2", "--set", "parallel.tensor=2"],
+    "2 ranks under torchrun: ZeRO 2": ["--set", "parallel.zero=2"],
 }  # fmt: skip
+TORCHRUN = [str(pathlib.Path(sys.executable).parent / "torchrun"), "--standalone", "--no-python"]
 
 
 def train(name, more, arguments, folder) -> tuple[list[int], list[float], float]:
     """Steps, losses and seconds of one run."""
     print(f"training: {name}", flush=True)
+    launcher = [*TORCHRUN, "--nproc-per-node", "2"] if "torchrun" in name else []
     command = [
-        str(ROOT / "build" / "bin" / "axial"), "train", str(ROOT / "recipes" / "genome_demo.yaml"),
+        *launcher, str(ROOT / "build" / "bin" / "axial"), "train", str(ROOT / "recipes" / "genome_demo.yaml"),
         "--data", arguments.data, "--out", str(folder), "--set", f"train.steps={arguments.steps}",
         "--set", "train.log_every=1", "--set", "train.validate_every=0", "--set", "train.checkpoint_every=0",
         "--set", "train.validate_rows=64", "--set", "data.sequence_length=256",

@@ -153,15 +153,53 @@ def test_inference_on_ranks_takes_no_other_settings(axial_program, genes, one_ra
 
 
 def test_torchrun_starts_it_too(axial_program, test_recipe, genes, one_rank, tmp_path):
-    torchrun = shutil.which("torchrun", path=pathlib.Path(sys.executable).parent)
-    if torchrun is None:
-        pytest.skip("torchrun is not beside this Python")
     run = tmp_path / "run"
-    arguments = [torchrun, "--standalone", "--no-python", "--nproc-per-node", "2"]
-    arguments += command(axial_program, test_recipe, genes, run, parallel__zero=2)
+    arguments = torchrun_of(command(axial_program, test_recipe, genes, run, parallel__zero=2), 2)
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert_same_curve(one_rank, run)
+
+
+def torchrun_of(axial_command: list[str], ranks: int) -> list[str]:
+    torchrun = shutil.which("torchrun", path=pathlib.Path(sys.executable).parent)
+    if torchrun is None:
+        pytest.skip("torchrun is not beside this Python")
+    return [torchrun, "--standalone", "--no-python", "--nproc-per-node", str(ranks), *axial_command]
+
+
+@pytest.mark.parametrize(
+    "sign,said",
+    [
+        (signal.SIGKILL, "rank 1"),
+        # torchrun gives a stopped rank half a minute to end by itself.
+        pytest.param(signal.SIGSTOP, "rank 1 gives no sign of life", marks=pytest.mark.slow),
+    ],
+)
+def test_a_rank_lost_under_torchrun_ends_all(axial_program, test_recipe, genes, tmp_path, sign, said):
+    run = tmp_path / "run"
+    many = command(
+        axial_program, test_recipe, genes, run, "--timeout", 3,
+        parallel__zero=3, train__steps=100000, train__validate_every=0,
+    )  # fmt: skip
+    process = subprocess.Popen(
+        torchrun_of(many, 2), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list(run.glob("checkpoints/step_*"))) < 2:
+        time.sleep(0.05)
+    victim = [pid for rank, pid in processes_of(run).items() if rank == 1]
+    os.kill(victim[0], sign)
+    _, error = process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert said in error, error
+    assert not processes_of(run), "a process is left over"
+    steps = sorted(int(path.name[5:]) for path in run.glob("checkpoints/step_*"))
+    more = command(
+        axial_program, test_recipe, genes, run, train__steps=steps[-1] + 2, train__validate_every=0
+    )
+    done = subprocess.run(more, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"going on after step {steps[-1]:,}" in done.stdout
 
 
 def processes_of(run: pathlib.Path) -> dict[int, int]:
@@ -260,6 +298,50 @@ def test_kills_at_any_moment_lose_nothing(axial_program, test_recipe, genes, tmp
     assert_same_curve(whole, run)
 
 
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_lost_inside_of_a_checkpoint_costs_only_that_one(
+    axial_program, test_recipe, genes, tmp_path, sign
+):
+    """Struck while the folder of a checkpoint is being written; what is left of it shows that it was."""
+    settings = {"train__steps": 400, "train__checkpoint_every": 1, "train__validate_every": 0}
+    run = tmp_path / "run"
+    many = command(
+        axial_program, test_recipe, genes, run, "--ranks", 2, "--timeout", 3, parallel__zero=3, **settings
+    )
+    struck = 0
+    for attempt in range(12):
+        newest = max((int(path.name[5:]) for path in run.glob("checkpoints/step_*")), default=0)
+        process = subprocess.Popen(many, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not {0, 1} <= processes_of(run).keys():
+            time.sleep(0.05)
+        victims = processes_of(run)
+        while time.monotonic() < deadline and process.poll() is None:
+            steps = [int(path.name[5:]) for path in run.glob("checkpoints/step_*")]
+            if max(steps, default=0) > newest and list(run.glob("checkpoints/.tmp-step_*")):
+                break
+        os.kill(victims[attempt % 2], sign)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode != 0, "the run ended before it was struck"
+        named = f"rank {attempt % 2}"
+        assert f"{named} was killed by signal 9" in error or f"{named} gives no sign of life" in error, error
+        assert not processes_of(run), "a rank is left over"
+        struck += bool(list(run.glob("checkpoints/.tmp-step_*")))
+        if struck == 2:
+            break
+    assert struck, "no attempt fell into a checkpoint"
+    steps = sorted(int(path.name[5:]) for path in run.glob("checkpoints/step_*"))
+    more = command(axial_program, test_recipe, genes, run, **(settings | {"train__steps": steps[-1] + 2}))
+    done = subprocess.run(more, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"going on after step {steps[-1]:,}" in done.stdout
+    assert not list(run.glob("checkpoints/.tmp-step_*"))
+    whole = tmp_path / "whole"
+    alone = command(axial_program, test_recipe, genes, whole, **(settings | {"train__steps": steps[-1] + 2}))
+    subprocess.run(alone, check=True, capture_output=True)
+    assert_same_curve(whole, run)
+
+
 def test_wrong_arguments_fail_on_all_ranks_before_they_meet(axial_program, test_recipe, genes, tmp_path):
     run = tmp_path / "run"
     for settings, said in [
@@ -305,13 +387,31 @@ def test_a_trace_shows_that_gathers_come_before_the_compute_they_serve(
     subprocess.run(arguments, check=True, capture_output=True)
     for rank in range(2):
         events = json.loads((run / f"trace_rank{rank}.json").read_text())["traceEvents"]
-        begins = {e["name"]: e["ts"] for e in reversed(events) if e["ph"] == "X"}
-        ends = {e["name"]: e["ts"] + e["dur"] for e in events if e["ph"] == "X"}
-        forwards = [name for name in ends if name.startswith("forward mb0")]
+        done = [e for e in events if e["ph"] == "X"]
+
+        def of(what, micro_batch=0, done=done):
+            return [e for e in done if e["name"].startswith(f"{what} mb{micro_batch} g")]
+
+        forwards, backwards, gathers = of("forward"), of("backward"), of("gather")
         assert len(forwards) > 2
-        for group, forward in enumerate(forwards[:-1]):
-            gather = next(name for name in begins if name.startswith(f"gather mb0 g{group + 1} "))
-            assert begins[gather] < ends[forward]
+        groups = len(forwards)
+
+        def issued(group, after, gathers=gathers):
+            """When a group is fetched from `after` on."""
+            starts = [e["ts"] for e in gathers if e["name"].startswith(f"gather mb0 g{group} ")]
+            return min(t for t in starts if t >= after)
+
+        for group in range(groups - 1):  # the next one is on its way before this one ends
+            assert issued(group + 1, 0) < forwards[group]["ts"] + forwards[group]["dur"]
+        turn = backwards[0]["ts"]
+        before_turn = forwards[-1]["ts"]
+        fetched_again = 0
+        for backward, group in zip(backwards[:-1], range(groups - 1, 0, -1), strict=True):
+            assert backward["name"].startswith(f"backward mb0 g{group} ")
+            if group - 1 < groups - 2:  # the last ones are still there at the turn
+                assert issued(group - 1, before_turn) < backward["ts"] + backward["dur"]
+                fetched_again += 1
+        assert fetched_again > 1 and turn > before_turn
         assert {e["pid"] for e in events} == {rank}
 
 

@@ -252,21 +252,25 @@ TEST(Replicas, PlansThatUseValuesWithoutGatherAreRefused) {
   EXPECT_THROW(Chain(1, at::kCPU, at::kFloat, partitioned(mesh, 4)), ValueError);
 }
 
-// The trace of a real step: the gather of group i + 1 is issued before the forward of group i ends.
+// The trace of a real step: the gather of group i + 1 is issued before the forward of group i ends, and on
+// the way back that of group i - 1 before the backward of group i does.
 TEST(Replicas, GathersOverlapWithCompute) {
   const Mesh mesh = data_mesh(2, 0);
   Communicator ranks(mesh, make_recording_transport(), nullptr, {});
   Chain chain(kDepth, at::kCPU, at::kFloat, partitioned(mesh, 3));
   StepRunner runner(chain.blocks, chain.table, Chain::batch_names(), &ranks);
-  std::map<int64_t, double> gathered, computed;
+  std::map<int64_t, double> gathered, again, computed, went_back;
   runner.set_trace([&](const StepPlan&, const Action& action, double begin, double end) {
-    if (action.kind == ActionKind::kGather && !gathered.contains(action.group))
-      gathered[action.group] = begin;
+    if (action.kind == ActionKind::kGather)
+      (gathered.contains(action.group) ? again : gathered)[action.group] = begin;
     if (action.kind == ActionKind::kForward) computed[action.group] = end;
+    if (action.kind == ActionKind::kBackward) went_back[action.group] = end;
   });
   runner.train(write_training_step(kBlocks, 1, policy_of(3, 0)), {chain.batch(2, 1, at::kCPU, at::kFloat)},
                {}, 1.0);
   for (int64_t g = 0; g + 1 < kBlocks; ++g) EXPECT_LT(gathered.at(g + 1), computed.at(g)) << g;
+  EXPECT_FALSE(again.empty());
+  for (const auto& [g, begin] : again) EXPECT_LT(begin, went_back.at(g + 1)) << g;
 }
 
 }  // namespace
