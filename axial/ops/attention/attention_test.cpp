@@ -10,7 +10,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "axial/ops/attention/test_attention.h"
-#include "axial/testing/counted_memory/counted_memory.h"
+#include "axial/ops/common/memory_count.h"
 #include "axial/testing/op_case/op_case.h"
 
 namespace axial::ops {
@@ -197,7 +197,7 @@ TEST(AttentionOp, ManyRows) {
 
 // AlphaFold's extra MSA at its full size, forward and every gradient: the logits would be 24 GB.
 TEST(AttentionOp, MemoryIsThatOfTheResults) {
-  testing::CountedMemory memory;
+  MemoryCount memory;
   {
     constexpr int64_t N = 5120, L = 384, H = 8, D = 8, kFloat = 4;
     const auto options = at::TensorOptions(at::kMeta).dtype(at::kFloat);
@@ -244,7 +244,7 @@ TEST(AttentionOp, AnExpandedBiasHasAGradientOfItsOwnSize) {
         EXPECT_LE((grads[i] - expected[i]).abs().max().item<double>(), 5e-6) << base << groups;
     }
   }
-  testing::CountedMemory memory;
+  MemoryCount memory;
   {
     constexpr int64_t N = 640, L = 384, H = 8, D = 8, kFloat = 4;
     const auto options = at::TensorOptions(at::kMeta).dtype(at::kFloat);

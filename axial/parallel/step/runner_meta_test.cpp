@@ -2,9 +2,9 @@
 // A whole step without data, its bytes counted: nothing is left behind and recompute lowers the peak.
 #include <gtest/gtest.h>
 
+#include "axial/ops/common/memory_count.h"
 #include "axial/parallel/step/runner.h"
 #include "axial/parallel/step/test_chain.h"
-#include "axial/testing/counted_memory/counted_memory.h"
 
 namespace axial::parallel {
 namespace {
@@ -17,7 +17,7 @@ struct Bytes {
 };
 
 Bytes measure(int64_t depth, int64_t rows, const MemoryPolicy& policy, int64_t micro_batches) {
-  testing::CountedMemory counter;
+  ops::MemoryCount counter;
   Bytes bytes;
   {
     Chain chain(depth, at::kMeta, at::kFloat);
@@ -66,7 +66,7 @@ TEST(StepRunnerMeta, MicroBatchesDoNotAddUp) {
 // Forward only: two tensors between blocks and the workings of one block, whatever the depth.
 TEST(StepRunnerMeta, InferenceHoldsOneBlock) {
   const auto peak = [](int64_t depth) {
-    testing::CountedMemory counter;
+    ops::MemoryCount counter;
     Chain chain(depth, at::kMeta, at::kFloat);
     StepRunner runner(chain.blocks, chain.table, Chain::batch_names());
     const NamedTensors batch = chain.batch(1 << 20, 1, at::kMeta, at::kFloat);
