@@ -8,15 +8,19 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <unordered_map>
 #include <utility>
 
 namespace axial::ops {
 
-class MemoryCount::State {
+namespace detail {
+
+// What one count knows; thread-safe.
+class Counted {
  public:
   // The count of this thread; null: nobody counts.
-  static std::shared_ptr<State>& current() {
-    thread_local std::shared_ptr<State> state;
+  static std::shared_ptr<Counted>& current() {
+    thread_local std::shared_ptr<Counted> state;
     return state;
   }
 
@@ -41,6 +45,13 @@ class MemoryCount::State {
     if (listener_) listener_({number, -bytes, use});
   }
 
+  void change(int64_t number, int64_t bytes, MemoryUse from, MemoryUse to) {
+    const std::lock_guard lock(mutex_);
+    by_use_[static_cast<size_t>(from)] -= bytes;
+    by_use_[static_cast<size_t>(to)] += bytes;
+    if (listener_) listener_({number, 0, to});
+  }
+
   void reset_peak() {
     const std::lock_guard lock(mutex_);
     peak_ = live_;
@@ -54,61 +65,115 @@ class MemoryCount::State {
   std::function<void(const MemoryEvent&)> listener_;
 };
 
+}  // namespace detail
+
 namespace {
+
+using detail::Counted;
 
 MemoryUse& current_use() {
   thread_local MemoryUse use = MemoryUse::kOther;
   return use;
 }
 
-// In front of `inner`, which has the memory.
-template <class State>
-class Counting final : public c10::Allocator {
- public:
-  explicit Counting(c10::Allocator* inner) : inner_(inner) {}
+struct Block {
+  std::shared_ptr<Counted> state;
+  int64_t number = 0, bytes = 0;
+  MemoryUse use = MemoryUse::kOther;
+};
 
+// In front of torch's own allocator of Meta, whose memory is nothing.
+class CountingMeta final : public c10::Allocator {
+ public:
   c10::DataPtr allocate(size_t bytes) override {
-    const std::shared_ptr<State>& state = State::current();
-    c10::DataPtr memory = inner_->allocate(bytes);
-    if (!state || bytes == 0) return memory;
+    const std::shared_ptr<Counted>& state = Counted::current();
+    const c10::Device device(c10::kMeta);
+    if (!state || bytes == 0) return {nullptr, nullptr, &c10::detail::deleteNothing, device};
     const MemoryUse use = current_use();
     const auto size = static_cast<int64_t>(bytes);
-    const int64_t number = state->start(size, use);
-    void* data = memory.get();
-    const c10::Device device = memory.device();
-    auto* block = new Block{state, number, size, use, std::move(memory)};
-    return {data, block, &free_block, device};
+    return {nullptr, new Block{state, state->start(size, use), size, use}, &free_block, device};
   }
-  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
-  void copy_data(void* to, const void* from, size_t bytes) const override {
-    inner_->copy_data(to, from, bytes);
+  void copy_data(void*, const void*, size_t) const override {}
+  static Block* find(const c10::DataPtr& memory) {
+    return memory.get_deleter() == &free_block ? static_cast<Block*>(memory.get_context()) : nullptr;
   }
 
  private:
-  struct Block {
-    std::shared_ptr<State> state;
-    int64_t number, bytes;
-    MemoryUse use;
-    c10::DataPtr memory;
-  };
   static void free_block(void* context) {
     const std::unique_ptr<Block> block(static_cast<Block*>(context));
     block->state->end(block->number, block->bytes, block->use);
   }
+};
+
+// In front of torch's own allocator of the host. Its context is the memory itself, as callers of raw_allocate
+// want it; what is counted is found by address.
+class CountingHost final : public c10::Allocator {
+ public:
+  explicit CountingHost(c10::Allocator* inner) : inner_(inner) { self() = this; }
+
+  c10::DataPtr allocate(size_t bytes) override {
+    const std::shared_ptr<Counted>& state = Counted::current();
+    c10::DataPtr memory = inner_->allocate(bytes);
+    if (!state || bytes == 0 || memory.get() != memory.get_context()) return memory;
+    const MemoryUse use = current_use();
+    const auto size = static_cast<int64_t>(bytes);
+    const Block block{state, state->start(size, use), size, use};
+    {
+      const std::lock_guard lock(mutex_);
+      blocks_[memory.get()] = block;
+    }
+    const c10::Device device = memory.device();
+    void* data = memory.release_context();
+    return {data, data, &free_memory, device};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &free_memory; }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    inner_->copy_data(to, from, bytes);
+  }
+  static bool set_use(const c10::DataPtr& memory, MemoryUse use) {
+    if (self() == nullptr) return false;
+    const std::lock_guard lock(self()->mutex_);
+    const auto found = self()->blocks_.find(memory.get());
+    if (found == self()->blocks_.end()) return false;
+    Block& block = found->second;
+    block.state->change(block.number, block.bytes, std::exchange(block.use, use), use);
+    return true;
+  }
+
+ private:
+  static CountingHost*& self() {
+    static CountingHost* allocator = nullptr;
+    return allocator;
+  }
+  // Of memory from before there was a count, too.
+  static void free_memory(void* data) {
+    Block block;
+    {
+      const std::lock_guard lock(self()->mutex_);
+      const auto found = self()->blocks_.find(data);
+      if (found != self()->blocks_.end()) {
+        block = std::move(found->second);
+        self()->blocks_.erase(found);
+      }
+    }
+    if (block.state) block.state->end(block.number, block.bytes, block.use);
+    self()->inner_->raw_deallocate(data);
+  }
+
   c10::Allocator* inner_;
+  std::mutex mutex_;
+  std::unordered_map<void*, Block> blocks_;
 };
 
 constexpr uint8_t kFirst = 255;  // priority
 
 // Puts the allocators in front at the first count of the program and leaves them there: memory that others
 // hold may have come from them. Without a count in the thread they pass on what they are asked.
-template <class State>
 void install() {
   static std::once_flag once;
   std::call_once(once, [] {
-    for (const c10::DeviceType device : {c10::kCPU, c10::kMeta}) {
-      c10::SetAllocator(device, new Counting<State>(c10::GetAllocator(device)), kFirst);
-    }
+    c10::SetAllocator(c10::kCPU, new CountingHost(c10::GetAllocator(c10::kCPU)), kFirst);
+    c10::SetAllocator(c10::kMeta, new CountingMeta, kFirst);
   });
 }
 
@@ -124,12 +189,24 @@ MemoryScope::MemoryScope(MemoryUse use) : before_(std::exchange(current_use(), u
 
 MemoryScope::~MemoryScope() { current_use() = before_; }
 
-MemoryCount::MemoryCount() : state_(std::make_shared<State>()) {
-  install<State>();
-  before_ = std::exchange(State::current(), state_);
+void set_memory_use(const at::Tensor& tensor, MemoryUse use) { MemoryCount::set_use(tensor, use); }
+
+void MemoryCount::set_use(const at::Tensor& tensor, MemoryUse use) {
+  if (!tensor.defined() || !tensor.has_storage()) return;
+  const c10::DataPtr& memory = tensor.storage().data_ptr();
+  if (memory.get() != nullptr) {
+    CountingHost::set_use(memory, use);
+  } else if (Block* block = CountingMeta::find(memory)) {
+    block->state->change(block->number, block->bytes, std::exchange(block->use, use), use);
+  }
 }
 
-MemoryCount::~MemoryCount() { State::current() = before_; }
+MemoryCount::MemoryCount() : state_(std::make_shared<detail::Counted>()) {
+  install();
+  before_ = std::exchange(detail::Counted::current(), state_);
+}
+
+MemoryCount::~MemoryCount() { detail::Counted::current() = before_; }
 
 int64_t MemoryCount::live() const {
   const std::lock_guard lock(state_->mutex_);

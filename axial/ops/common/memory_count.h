@@ -3,6 +3,8 @@
 // step without data with it, and a run counts its own.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -10,6 +12,10 @@
 #include <string_view>
 
 namespace axial::ops {
+
+namespace detail {
+class Counted;
+}  // namespace detail
 
 /// What a tensor is there for.
 enum class MemoryUse {
@@ -38,13 +44,16 @@ class MemoryScope {
   MemoryUse before_;
 };
 
+/// Memory of a tensor turns out to be for `use`: counted so from here on. Nothing for uncounted memory.
+void set_memory_use(const at::Tensor& tensor, MemoryUse use);
+
 /// Bytes by use.
 using BytesByUse = std::array<int64_t, kMemoryUses>;
 
 /// An allocation, or the end of one, in the order in which they happen.
 struct MemoryEvent {
   int64_t allocation = 0;  ///< numbered from 0
-  int64_t bytes = 0;       ///< negative: it ends
+  int64_t bytes = 0;       ///< negative: it ends; 0: it changes its use
   MemoryUse use = MemoryUse::kOther;
 };
 
@@ -71,8 +80,9 @@ class MemoryCount {
   void listen(std::function<void(const MemoryEvent&)> listener);
 
  private:
-  class State;
-  std::shared_ptr<State> state_, before_;
+  friend void set_memory_use(const at::Tensor& tensor, MemoryUse use);
+  static void set_use(const at::Tensor& tensor, MemoryUse use);
+  std::shared_ptr<detail::Counted> state_, before_;
 };
 
 }  // namespace axial::ops

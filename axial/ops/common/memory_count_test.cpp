@@ -3,6 +3,7 @@
 #include "axial/ops/common/memory_count.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/Allocator.h>
 #include <gtest/gtest.h>
 
 #include <thread>
@@ -58,6 +59,19 @@ TEST_P(MemoryCountTest, ByUse) {
   EXPECT_EQ(bytes(MemoryUse::kLogits), 160);
 }
 
+TEST_P(MemoryCountTest, UsesMayChange) {
+  at::Tensor uncounted = at::empty({10}, fp64());
+  set_memory_use(uncounted, MemoryUse::kGradients);
+  set_memory_use({}, MemoryUse::kGradients);
+  MemoryCount memory;
+  at::Tensor x = at::empty({10}, fp64());
+  set_memory_use(x.narrow(0, 2, 3), MemoryUse::kGradients);
+  EXPECT_EQ(memory.live(MemoryUse::kOther), 0);
+  EXPECT_EQ(memory.live(MemoryUse::kGradients), 80);
+  x = at::Tensor();
+  EXPECT_EQ(memory.live(MemoryUse::kGradients), 0);
+}
+
 TEST_P(MemoryCountTest, EveryThreadCountsItsOwn) {
   MemoryCount here;
   at::Tensor kept;
@@ -100,6 +114,20 @@ TEST_P(MemoryCountTest, TensorsMayOutliveIt) {
   }
   const at::Tensor uncounted = x + 1;
   x.resize_({2000});
+}
+
+// Some of torch's functions of the host ask for bare memory.
+TEST(MemoryCount, BareMemoryOfTheHost) {
+  c10::Allocator* allocator = c10::GetAllocator(c10::kCPU);
+  void* before = allocator->raw_allocate(100);
+  MemoryCount memory;
+  allocator = c10::GetAllocator(c10::kCPU);
+  void* counted = allocator->raw_allocate(64);
+  EXPECT_EQ(memory.live(), 64);
+  allocator->raw_deallocate(before);
+  EXPECT_EQ(memory.live(), 64);
+  allocator->raw_deallocate(counted);
+  EXPECT_EQ(memory.live(), 0);
 }
 
 TEST_P(MemoryCountTest, ListenersHearEveryAllocation) {

@@ -12,6 +12,7 @@
 #include "axial/core/check/check.h"
 #include "axial/kernels/optimizer_step/optimizer_step.h"
 #include "axial/ops/common/kernel_call.h"
+#include "axial/ops/common/memory_count.h"
 
 namespace axial::optim {
 
@@ -61,6 +62,7 @@ AdamW::AdamW(AdamWOptions options, parallel::ParameterTable& parameters)
     AXIAL_CHECK(updated.scalar_type() == at::kFloat || updated.scalar_type() == at::kDouble, kOp,
                 "parameter '{}' of {}; expected a float32 companion 'master', got none", row->spec.name,
                 c10::toString(row->value.scalar_type()));
+    const ops::MemoryScope scope(ops::MemoryUse::kOptimizer);
     for (const char* name : {"exp_avg", "exp_avg_sq"}) {
       at::Tensor& moment = row->companions[name];
       if (!moment.defined()) moment = at::zeros_like(updated, updated.options().requires_grad(false));

@@ -9,7 +9,9 @@
 #include <torch/version.h>
 
 #include <array>
+#include <chrono>
 #include <map>
+#include <thread>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -27,8 +29,18 @@ c10d::ReduceOp reduce_op(ReduceOp op) {
   return op == ReduceOp::kSum ? c10d::ReduceOp::SUM : c10d::ReduceOp::MAX;
 }
 
+// Gloo's thread lets go of a call a moment after it has said that it is done, and of its tensors with it:
+// what a step holds would depend on that moment.
+void wait_until_let_go(const c10::intrusive_ptr<c10d::Work>& work) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(20);
+  while (work.use_count() > 1 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+}
+
 Wait wait_for(c10::intrusive_ptr<c10d::Work> work) {
-  return [work = std::move(work)] { work->wait(); };
+  return [work = std::move(work)] {
+    work->wait();
+    wait_until_let_go(work);
+  };
 }
 
 // Newer versions of torch name three methods otherwise.
@@ -135,6 +147,12 @@ class C10dTransport final : public Transport {
   }
 
   Wait reduce_scatter(const at::Tensor& out, const at::Tensor& in, const Group& group, ReduceOp op) override {
+    if (in.is_cpu()) {  // Gloo's own sums a copy of it: this one may be overwritten
+      return [out, in, wait = all_reduce(in, group, op), place = group.rank] {
+        wait();
+        out.copy_(in.narrow(0, place * out.numel(), out.numel()));
+      };
+    }
     at::Tensor output = out, input = in;
     c10d::ReduceScatterOptions options;
     options.reduceOp = reduce_op(op);

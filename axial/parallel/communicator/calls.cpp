@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "axial/ops/common/memory_count.h"
 #include "axial/parallel/communicator/communicator.h"
 
 namespace axial::parallel {
@@ -72,6 +73,7 @@ int64_t largest(const Sizes& sizes) { return *std::max_element(sizes.begin(), si
 // `tensor` lengthened along `dim` to `size` with zeros.
 at::Tensor padded(const at::Tensor& tensor, int64_t dim, int64_t size) {
   if (tensor.size(dim) == size) return tensor;
+  const ops::MemoryScope scope(ops::MemoryUse::kCommunication);
   std::vector<int64_t> shape = tensor.sizes().vec();
   shape[static_cast<size_t>(dim)] = size - tensor.size(dim);
   return at::cat({tensor, at::zeros(shape, tensor.options())}, dim);
@@ -79,6 +81,7 @@ at::Tensor padded(const at::Tensor& tensor, int64_t dim, int64_t size) {
 
 // The pieces of `tensor` along `dim`, each lengthened to the largest, one after the other in dim 0.
 at::Tensor stacked(const at::Tensor& tensor, int64_t dim, const Sizes& sizes) {
+  const ops::MemoryScope scope(ops::MemoryUse::kCommunication);
   std::vector<at::Tensor> pieces = tensor.split_with_sizes(sizes, dim);
   for (at::Tensor& piece : pieces) piece = padded(piece, dim, largest(sizes));
   return at::stack(pieces);

@@ -164,6 +164,23 @@ NamedTensors SequenceLayout::make_batch(const std::vector<PackedRow>& rows, int6
           {"record_starts", record_starts}};
 }
 
+NamedTensors SequenceLayout::describe_batch(int64_t rows, int64_t records_per_row) const {
+  AXIAL_CHECK(rows >= 0 && records_per_row >= 1, kOp,
+              "rows and records; expected none below 0 and 1, got {} and {}", rows, records_per_row);
+  const auto shape = [](std::vector<int64_t> sizes) {
+    return at::empty(sizes, at::TensorOptions(at::kMeta).dtype(at::kLong));
+  };
+  const int64_t width = local_length();
+  const auto pieces = static_cast<int64_t>(dim_.owned(rank_).size());
+  return {{"tokens", shape({rows, width})},
+          {"labels", shape({rows, width})},
+          {"positions", shape({rows, width})},
+          {"segments", shape({rows * (pieces + records_per_row - 1) + 1})},
+          {"sample_ids", shape({rows})},
+          {"row_positions", shape({width})},
+          {"record_starts", shape({rows, ring_.local_size(ring_rank_)})}};
+}
+
 int64_t count_labels(const std::vector<PackedRow>& rows) {
   int64_t count = 0;
   for (const PackedRow& row : rows) {

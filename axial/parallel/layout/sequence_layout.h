@@ -64,6 +64,10 @@ class SequenceLayout {
   /// Throws ValueError naming the row for one that is too long or whose record starts are not ascending.
   NamedTensors make_batch(const std::vector<PackedRow>& rows, int64_t pad_token) const;
 
+  /// The shapes of a batch of `rows` full rows of as many records each, on Meta: what a plan runs on. Borders
+  /// of records are counted as if they all lay on this rank.
+  NamedTensors describe_batch(int64_t rows, int64_t records_per_row = 1) const;
+
   /// Place in the row of every local position, [L] int64.
   at::Tensor row_positions() const;
   /// Place in the row of every position of this ring rank, [A] int64: whose queries it attends with.

@@ -21,6 +21,25 @@ std::vector<PackedRow> sample_rows() {
           PackedRow{{}, {}, -1, 42}};
 }
 
+// What a plan runs on has the names, dtypes and shapes of a batch.
+TEST(SequenceLayout, DescribesABatch) {
+  for (const auto& [ring, ulysses] : {std::pair{1, 1}, {1, 3}, {3, 1}, {2, 2}}) {
+    for (int64_t rank = 0; rank < ring * ulysses; ++rank) {
+      const auto layout =
+          SequenceLayout::over(Mesh({{"ring", ring}, {"ulysses", ulysses}}, ring * ulysses, rank), 13);
+      const PackedRow row{std::vector<int64_t>(13, 1), {0}, 2, 0};
+      const NamedTensors batch = layout.make_batch({row, row}, 0), described = layout.describe_batch(2);
+      ASSERT_EQ(described.size(), batch.size());
+      for (const auto& [name, tensor] : batch) {
+        EXPECT_TRUE(described.at(name).is_meta());
+        EXPECT_EQ(described.at(name).scalar_type(), tensor.scalar_type()) << name;
+        EXPECT_EQ(described.at(name).sizes(), tensor.sizes()) << name << " of rank " << rank;
+      }
+    }
+  }
+  EXPECT_EQ(SequenceLayout::whole(7).describe_batch(3, 4).at("segments").size(0), 13);
+}
+
 TEST(SequenceLayout, WritesTheBatchByHand) {
   const NamedTensors batch = SequenceLayout::whole(7).make_batch(sample_rows(), 0);
   using V = std::vector<int64_t>;

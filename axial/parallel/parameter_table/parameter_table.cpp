@@ -10,6 +10,7 @@
 
 #include "axial/core/check/check.h"
 #include "axial/core/text/text.h"
+#include "axial/ops/common/memory_count.h"
 
 namespace axial::parallel {
 
@@ -119,6 +120,8 @@ void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64
       values = values.view({-1}).slice(0, row->holding.flat_begin, row->holding.flat_end).clone();
     }
     if (narrow) row->companions["master"] = std::move(values);
+    ops::set_memory_use(row->part(), ops::MemoryUse::kParameters);
+    if (narrow) ops::set_memory_use(row->companions["master"], ops::MemoryUse::kOptimizer);
     row->value.set_requires_grad(true);
   }
 }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "axial/core/check/check.h"
+#include "axial/ops/common/memory_count.h"
 #include "axial/parallel/pipeline/stages.h"
 
 namespace axial::parallel {
@@ -16,6 +17,8 @@ namespace axial::parallel {
 namespace {
 
 constexpr const char* kOp = "replicas";
+// Buffers of gradients under way: one is summed while the next is filled.
+constexpr size_t kReducesInFlight = 2;
 
 at::ScalarType gradient_dtype(const Parameter& parameter) {
   return parameter.value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -94,6 +97,7 @@ Replicas::Lists Replicas::by_partition(const std::vector<Parameter*>& parameters
 }
 
 Replicas::Transfer Replicas::start_gather(std::vector<Parameter*> parameters) {
+  const ops::MemoryScope scope(ops::MemoryUse::kGathered);
   std::vector<at::Tensor> pieces;
   for (const Parameter* p : parameters) {
     pieces.push_back(in_rows(p->part().variable_data().reshape({-1}), 1, chunk_of(*p)));
@@ -103,6 +107,7 @@ Replicas::Transfer Replicas::start_gather(std::vector<Parameter*> parameters) {
 }
 
 void Replicas::finish_gather(Transfer& transfer) {
+  const ops::MemoryScope scope(ops::MemoryUse::kGathered);
   const at::Tensor all = transfer.pending.wait();  // [N, sum of chunks]
   int64_t at = 0;
   for (const Parameter* p : transfer.parameters) {
@@ -156,6 +161,7 @@ void Replicas::release(const std::vector<Parameter*>& wanted) {
 }
 
 Replicas::Transfer Replicas::start_reduce(std::vector<Parameter*> parameters) {
+  const ops::MemoryScope scope(ops::MemoryUse::kCommunication);
   const bool scatter = parameters[0]->zero_stage > 0;
   std::vector<at::Tensor> rows;
   for (Parameter* p : parameters) {
@@ -188,6 +194,7 @@ void Replicas::finish_reduce(Transfer& transfer) {
       p->grad.add_(grad);
     } else {
       p->grad = grad;
+      ops::set_memory_use(grad, ops::MemoryUse::kGradients);
     }
   }
 }
@@ -207,7 +214,13 @@ void Replicas::reduce(const std::vector<Parameter*>& summed) {
       p->local_grad.reset();
     }
   }
-  for (auto& list : by_partition(together, true)) reduces_.push_back(start_reduce(std::move(list)));
+  for (auto& list : by_partition(together, true)) {
+    while (reduces_.size() >= kReducesInFlight) {
+      finish_reduce(reduces_.front());
+      reduces_.pop_front();
+    }
+    reduces_.push_back(start_reduce(std::move(list)));
+  }
 }
 
 void Replicas::wait_reduced() {

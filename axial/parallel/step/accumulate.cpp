@@ -5,6 +5,8 @@
 
 #include <ATen/ATen.h>
 
+#include "axial/ops/common/memory_count.h"
+
 namespace axial::parallel {
 
 namespace {
@@ -35,6 +37,7 @@ void accumulate_gradient(Parameter& parameter, at::Tensor part) {
   } else {
     parameter.local_grad = at::empty(part.sizes(), part.options().dtype(dtype)).copy_(part);
   }
+  ops::set_memory_use(parameter.local_grad, ops::MemoryUse::kGradients);
 }
 
 }  // namespace axial::parallel

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "axial/core/check/check.h"
+#include "axial/ops/common/memory_count.h"
 #include "axial/parallel/step/accumulate.h"
 #include "axial/parallel/step/graph_check.h"
 
@@ -22,6 +23,12 @@ constexpr const char* kOp = "runner";
 bool has_sharded_values(const ParameterTable& parameters) {
   return std::any_of(parameters.rows().begin(), parameters.rows().end(),
                      [](const auto& row) { return row->zero_stage == 3; });
+}
+
+ops::MemoryUse use_of(const Block& block) {
+  const bool is_head =
+      std::find(block.outputs.begin(), block.outputs.end(), "loss_sum") != block.outputs.end();
+  return is_head ? ops::MemoryUse::kLogits : ops::MemoryUse::kActivations;
 }
 
 double now_s() {
@@ -139,40 +146,6 @@ at::Device StepRun::device() const {
   return s_.parameters.rows().empty() ? at::kCPU : s_.parameters.rows().front()->value.device();
 }
 
-// Over the border of a stage: what later stages read goes on, and their gradients come back.
-void StepRun::transfer(const Action& action, const BlockRange& range) {
-  const bool grads = action.kind == ActionKind::kSendGrad || action.kind == ActionKind::kRecvGrad;
-  const bool sends = action.kind == ActionKind::kSend || action.kind == ActionKind::kSendGrad;
-  const bool before = action.kind == ActionKind::kRecv || action.kind == ActionKind::kSendGrad;
-  const int64_t border = before ? range.begin : range.end;
-  const int64_t here = s_.stages.rank_of_block(range.begin);
-  const int64_t peer = (here + (before ? s_.stages.ranks - 1 : 1)) % s_.stages.ranks;
-  const int64_t channel = border_channel(s_.stages.of_block(border), grads);
-  MicroBatch& state = states_[static_cast<size_t>(action.micro_batch)];
-  std::vector<at::Tensor*> tensors;
-  for (const int64_t v : versions_across(s_.stream, border)) {
-    const auto at = static_cast<size_t>(v);
-    if (!grads) tensors.push_back(&state.values[at]);
-    if (grads && s_.stream.values[at].needs_gradient) tensors.push_back(&state.grads[at]);
-  }
-  if (sends) {
-    std::vector<at::Tensor> sent;
-    for (at::Tensor* tensor : tensors) sent.push_back(*tensor);
-    link_.send(sent, peer, channel, messages_in_flight(s_.plan, action));
-    // A gradient is complete here: whoever wrote the tensor gets it from the stages in between.
-    for (at::Tensor* tensor : tensors) {
-      if (grads) tensor->reset();
-    }
-    return;
-  }
-  std::vector<at::Tensor> got = link_.receive(tensors.size(), peer, channel, device());
-  if (grads) link_.finish_oldest(peer, channel - 1);  // what they are the gradients of has arrived
-  for (size_t i = 0; i < got.size(); ++i) {
-    if (grads && got[i].defined()) accumulate(*tensors[i], std::move(got[i]));
-    if (!grads) *tensors[i] = std::move(got[i]);
-  }
-}
-
 NamedTensors StepRun::inputs_of(size_t m, size_t b, bool with_graph) {
   NamedTensors inputs;
   std::vector<at::Tensor>& leaves = states_[m].graphs[b].leaves;
@@ -198,6 +171,7 @@ NamedTensors StepRun::call(const Block& block, const NamedTensors& inputs, KeptR
   }
   StepContext context = s_.context;
   context.kept = kept;
+  const ops::MemoryScope scope(use_of(block));
   NamedTensors outputs = block.forward(inputs, context);
   for (const auto& [input, version] : versions) {
     AXIAL_CHECK(input->second._version() == version, kOp, "block '{}' changes its input '{}' in place",
@@ -279,6 +253,7 @@ void StepRun::backward(size_t m, size_t b) {
     owners.emplace_back(0, p);
   }
   if (roots.empty() || leaves.empty()) return;
+  const ops::MemoryScope scope(use_of(s_.blocks[b]));
   std::vector<at::Tensor> grads = torch::autograd::grad(roots, leaves, root_grads, /*retain_graph=*/false,
                                                         /*create_graph=*/false, /*allow_unused=*/true);
   roots.clear();

@@ -98,18 +98,10 @@ void Trainer::start_from(const parallel::ParameterReaders& weights) {
 
 std::vector<data::Batch> Trainer::next_batches() const {
   RECORD_USER_SCOPE("data");
-  // Rows are parted over the ranks of data, then over micro-batches: of equal number on all ranks, because
-  // ranks may meet in each (ZeRO), so that one may be empty here.
-  const int64_t sharers = ranks() == nullptr ? 1 : ranks()->mesh().group_size({"data"});
-  const int64_t place = ranks() == nullptr ? 0 : ranks()->mesh().coordinate("data");
-  const parallel::Sizes parts = parallel::even_sizes(options_.batch, sharers);
-  const int64_t count = (parts[0] + options_.micro_batch - 1) / options_.micro_batch;
-  int64_t first = state_.next_row;
-  for (int64_t r = 0; r < place; ++r) first += parts[static_cast<size_t>(r)];
+  const parallel::Mesh mesh = ranks() == nullptr ? parallel::Mesh::single() : ranks()->mesh();
   std::vector<data::Batch> out;
-  for (const int64_t rows : parallel::even_sizes(parts[static_cast<size_t>(place)], count)) {
-    out.push_back(inputs_.training->rows(first, rows));
-    first += rows;
+  for (const parallel::Interval& rows : micro_batches_of(options_, mesh, state_.next_row)) {
+    out.push_back(inputs_.training->rows(rows.begin, rows.size()));
   }
   return out;
 }

@@ -9,6 +9,7 @@
 
 #include "axial/core/rng/rng.h"
 #include "axial/optim/clip/clip.h"
+#include "axial/parallel/collectives/collectives.h"
 #include "axial/parallel/host_value/host_value.h"
 #include "axial/parallel/pipeline/stages.h"
 #include "axial/parallel/step/simulate.h"
@@ -35,6 +36,20 @@ parallel::Axes loss_axes(const parallel::Mesh& mesh) {
 }
 
 }  // namespace
+
+std::vector<parallel::Interval> micro_batches_of(const TrainOptions& options, const parallel::Mesh& mesh,
+                                                 int64_t first) {
+  const parallel::Sizes parts = parallel::even_sizes(options.batch, mesh.group_size({"data"}));
+  const int64_t place = mesh.coordinate("data");
+  const int64_t count = (parts[0] + options.micro_batch - 1) / options.micro_batch;
+  for (int64_t r = 0; r < place; ++r) first += parts[static_cast<size_t>(r)];
+  std::vector<parallel::Interval> out;
+  for (const int64_t rows : parallel::even_sizes(parts[static_cast<size_t>(place)], count)) {
+    out.push_back({first, first + rows});
+    first += rows;
+  }
+  return out;
+}
 
 TrainingStep::TrainingStep(models::Model& model, const TrainOptions& options, at::Device device,
                            const TrainingRanks& ranks)

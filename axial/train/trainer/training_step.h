@@ -40,6 +40,12 @@ struct TrainingRanks {
   std::optional<parallel::SequenceLayout> sequence;  ///< what each holds of a row; none: all of it
 };
 
+/// The rows of a step that begins with row `first`, as this rank takes them: parted over the ranks of `data`,
+/// then over micro-batches. Of these all ranks have equal numbers, because they may meet in each (ZeRO); one
+/// may be empty here.
+std::vector<parallel::Interval> micro_batches_of(const TrainOptions& options, const parallel::Mesh& mesh,
+                                                 int64_t first);
+
 /// Owns the optimizer state of a model (whose parameters it places and materialises on `device`).
 class TrainingStep {
  public:

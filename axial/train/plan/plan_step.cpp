@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ranks -> roles -> one run per role, stages side by side.
+#include "axial/train/plan/plan_step.h"
+
+#include <ATen/ATen.h>
+
+#include <thread>
+
+#include "axial/core/check/check.h"
+#include "axial/models/common/parallelize.h"
+#include "axial/parallel/collectives/collectives.h"
+#include "axial/parallel/communicator/plan_peers.h"
+#include "axial/parallel/communicator/recording.h"
+#include "axial/parallel/pipeline/stages.h"
+#include "axial/parallel/replicas/replicas.h"
+#include "axial/parallel/tensor/stream.h"
+
+namespace axial::train {
+
+namespace {
+
+using parallel::Mesh;
+using parallel::SequenceLayout;
+
+models::Model model_of(const StepToPlan& what, const Mesh& mesh) {
+  models::Model model = what.build();
+  models::parallelize(model, *what.registry, mesh, what.parallel);
+  return model;
+}
+
+// Sizes of all that a rank holds: ranks with equal ones run equal steps.
+std::vector<int64_t> role_of(const StepToPlan& what, const Mesh& mesh) {
+  const auto layout = SequenceLayout::over(mesh, what.row_length);
+  std::vector<int64_t> role{
+      parallel::pipe_degree(mesh) > 1 ? mesh.coordinate(parallel::kPipeAxis) : 0, layout.local_length(),
+      layout.ring().local_size(layout.ring_rank()),
+      static_cast<int64_t>(
+          layout.dim()
+              .owned(layout.dim().num_ranks() == 1 ? 0 : mesh.group_rank(mesh.sequence_axes(), mesh.rank()))
+              .size())};
+  const int64_t tensor = mesh.degree(parallel::kTensorAxis);
+  if (what.parallel.sequence_regions && tensor > 1) {  // the stream is cut once more
+    role.push_back(parallel::even_sizes(layout.local_length(),
+                                        tensor)[static_cast<size_t>(mesh.coordinate(parallel::kTensorAxis))]);
+  }
+  for (const parallel::Interval& rows : micro_batches_of(what.train, mesh, 0)) role.push_back(rows.size());
+  const models::Model model = model_of(what, mesh);
+  parallel::partition_parameters(*model.parameters, mesh, what.parallel.zero);
+  for (const auto& row : model.parameters->rows()) {
+    for (const int64_t size : row->holding.sliced_shape()) role.push_back(size);
+    role.push_back(row->holding.flat_end - row->holding.flat_begin);
+  }
+  return role;
+}
+
+data::Batch planned_rows(const StepToPlan& what, const SequenceLayout& layout,
+                         const parallel::Interval& rows) {
+  if (what.rows) {
+    data::Batch batch = what.rows(layout, rows.begin, rows.size());
+    for (auto& [name, tensor] : batch.tensors) tensor = tensor.to(at::kMeta);
+    return batch;
+  }
+  data::Batch batch;
+  batch.tensors = layout.describe_batch(rows.size());
+  batch.num_tokens = rows.size() * what.row_length;
+  batch.weight = static_cast<double>(batch.num_tokens);
+  return batch;
+}
+
+RankPlan run_rank(const StepToPlan& what, const Mesh& mesh, std::unique_ptr<parallel::Transport> transport,
+                  bool with_events) {
+  RankPlan plan;
+  parallel::Communicator ranks(mesh, std::move(transport), nullptr, {});
+  ops::MemoryCount memory;
+  if (with_events) memory.listen([&](const ops::MemoryEvent& event) { plan.events.push_back(event); });
+  const auto layout = SequenceLayout::over(mesh, what.row_length);
+  models::Model model = model_of(what, mesh);
+  {
+    TrainingStep step(model, what.train, at::kMeta, {&ranks, what.parallel, layout});
+    plan.resident_bytes = memory.live();
+    for (const auto& row : model.parameters->rows()) plan.parameters += row->value.numel();
+    ranks.clear_traffic();
+    std::vector<data::Batch> batches;
+    for (const parallel::Interval& rows : micro_batches_of(what.train, mesh, 0)) {
+      batches.push_back(planned_rows(what, layout, rows));
+    }
+    step.run(batches, 0);
+  }
+  plan.peak_bytes = memory.peak();
+  plan.at_peak = memory.at_peak();
+  plan.traffic = ranks.traffic();
+  memory.listen({});
+  return plan;
+}
+
+// The stages of one pipeline, by their place in it.
+std::vector<RankPlan> run_pipeline(const StepToPlan& what, const std::vector<int64_t>& ranks,
+                                   bool with_events) {
+  const auto size = static_cast<int64_t>(ranks.size());
+  parallel::PlanPeers peers(parallel::kPipeAxis, size);
+  std::vector<RankPlan> plans(ranks.size());
+  std::vector<std::exception_ptr> errors(ranks.size());
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    threads.emplace_back([&, i] {
+      std::string failure;
+      try {
+        const Mesh mesh = parallel::make_mesh(what.parallel, what.world_size, ranks[i]);
+        plans[i] = run_rank(what, mesh, peers.make_transport(), with_events);
+      } catch (const std::exception& error) {
+        failure = error.what();
+        errors[i] = std::current_exception();
+      }
+      peers.leave(failure);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+  return plans;
+}
+
+}  // namespace
+
+std::vector<RankPlan> plan_step(const StepToPlan& what, bool with_events) {
+  AXIAL_CHECK(what.build && what.registry != nullptr, "plan", "a model and its registry; expected both");
+  std::map<std::vector<int64_t>, std::vector<int64_t>> ranks_of_role;
+  std::vector<std::vector<int64_t>> roles;  // of each rank
+  for (int64_t rank = 0; rank < what.world_size; ++rank) {
+    roles.push_back(role_of(what, parallel::make_mesh(what.parallel, what.world_size, rank)));
+    ranks_of_role[roles.back()].push_back(rank);
+  }
+  std::map<std::vector<int64_t>, RankPlan> plans;
+  for (int64_t rank = 0; rank < what.world_size; ++rank) {
+    if (plans.contains(roles[static_cast<size_t>(rank)])) continue;
+    const Mesh mesh = parallel::make_mesh(what.parallel, what.world_size, rank);
+    if (parallel::pipe_degree(mesh) == 1) {
+      plans[roles[static_cast<size_t>(rank)]] =
+          run_rank(what, mesh, parallel::make_recording_transport(), with_events);
+      continue;
+    }
+    const std::vector<int64_t> stages = mesh.group({parallel::kPipeAxis}, rank);
+    std::vector<RankPlan> of_stages = run_pipeline(what, stages, with_events);
+    for (size_t i = 0; i < stages.size(); ++i) {
+      plans.emplace(roles[static_cast<size_t>(stages[i])], std::move(of_stages[i]));
+    }
+  }
+  std::vector<RankPlan> out;
+  for (int64_t rank = 0; rank < what.world_size; ++rank) {
+    const std::vector<int64_t>& ranks = ranks_of_role.at(roles[static_cast<size_t>(rank)]);
+    if (ranks.front() != rank) continue;
+    out.push_back(std::move(plans.at(roles[static_cast<size_t>(rank)])));
+    out.back().ranks = ranks;
+  }
+  return out;
+}
+
+}  // namespace axial::train

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a training step takes on every rank of a mesh, found by running it without data: the trainer's own
+// step on Meta tensors, through a communicator without peers, its bytes counted. Called by `axial plan`.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "axial/models/common/registry.h"
+#include "axial/ops/common/memory_count.h"
+#include "axial/parallel/communicator/communicator.h"
+#include "axial/train/trainer/training_step.h"
+
+namespace axial::train {
+
+/// A run without its data.
+struct StepToPlan {
+  std::function<models::Model()> build;  ///< a model, declared and not yet cut
+  const models::ModelRegistry* registry = nullptr;
+  TrainOptions train;
+  parallel::MeshOptions parallel;
+  int64_t world_size = 1;
+  int64_t row_length = 0;
+  /// Rows [first, first + count) as a rank holds them, moved to Meta; none: full rows of one record each.
+  std::function<data::Batch(const parallel::SequenceLayout& layout, int64_t first, int64_t count)> rows;
+};
+
+/// What ranks of one role do.
+struct RankPlan {
+  std::vector<int64_t> ranks;  ///< that hold and do the same, ascending
+  int64_t parameters = 0;      ///< elements of values that each computes with, gathered ones included
+  int64_t peak_bytes = 0;      ///< of tensors, from the model's making to the end of the step
+  ops::BytesByUse at_peak{};
+  int64_t resident_bytes = 0;  ///< before the step: values, moments, copies
+  /// By ("data+ring", "all_reduce"), of the step.
+  std::map<std::pair<std::string, std::string>, parallel::Traffic> traffic;
+  std::vector<ops::MemoryEvent> events;  ///< of making and step, in order, where wanted
+};
+
+/// One pass per role: ranks whose rows, positions, stage and parts of every parameter have equal sizes. The
+/// stages of a pipeline run together, a thread each. Throws ValueError for a mesh that does not fit, and what
+/// the step throws.
+std::vector<RankPlan> plan_step(const StepToPlan& what, bool with_events = false);
+
+}  // namespace axial::train

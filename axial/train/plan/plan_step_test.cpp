@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a plan says of a step against the step itself on real ranks: the peak of its tensors within a
+// hundredth, what it sends to the byte. AXIAL_PLAN_TABLE names a file for the table.
+#include "axial/train/plan/plan_step.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "axial/models/common/parallelize.h"
+#include "axial/testing/ranks/ranks.h"
+
+namespace axial::train {
+namespace {
+
+using axial::testing::failures;
+using axial::testing::require;
+using parallel::Mesh;
+using parallel::MeshOptions;
+using parallel::SequenceLayout;
+using parallel::World;
+
+constexpr int64_t kLength = 95;
+
+struct Case {
+  MeshOptions mesh;
+  int64_t recompute = 0;
+  bool keep_attention = false;
+  Precision precision = Precision::kFp32;
+  int64_t batch = 6;
+  bool tied = false;
+};
+
+std::string name_of(const Case& c) {
+  const MeshOptions& m = c.mesh;
+  return fmt::format(
+      "data {} pipe {} ring {} ulysses {} tensor {}{} | {} | {}{} | {}", m.data, m.pipe, m.ring, m.ulysses,
+      m.tensor,
+      fmt::format("{}{}{}", m.sequence_regions ? ", regions" : "",
+                  m.stages_per_rank > 1 ? fmt::format(", {} stages a rank", m.stages_per_rank) : "",
+                  m.pipe_schedule == parallel::PipeSchedule::kGPipe ? ", GPipe" : ""),
+      m.zero, c.recompute, c.keep_attention ? ", attention kept" : "",
+      c.precision == Precision::kBf16 ? "bf16" : "fp32");
+}
+
+// Real rows of two records, with padding in some; where a ring goes round of one: it passes over pieces that
+// no query sees, which a plan cannot know.
+data::Batch rows_of(const SequenceLayout& layout, int64_t first, int64_t count) {
+  const bool ring = layout.ring().num_ranks() > 1;
+  std::vector<parallel::PackedRow> rows;
+  data::Batch batch;
+  for (int64_t r = first; r < first + count; ++r) {
+    parallel::PackedRow row;
+    for (int64_t i = 0; i < kLength - (ring ? 0 : r % 3); ++i) row.tokens.push_back((r * 7 + i * i) % 69);
+    row.record_starts = {0};
+    if (!ring) row.record_starts.push_back(30 + r);
+    row.sample_id = r;
+    batch.num_tokens += static_cast<int64_t>(row.tokens.size());
+    rows.push_back(std::move(row));
+  }
+  batch.tensors = layout.make_batch(rows, 3);
+  batch.weight = static_cast<double>(parallel::count_labels(rows));
+  return batch;
+}
+
+StepToPlan step_of(const Case& c, int64_t world_size, const models::ModelRegistry& registry) {
+  StepToPlan what;
+  what.build = [&registry, tied = c.tied] {
+    return registry.at("decoder").build({{"vocab_size", 69},
+                                         {"hidden_size", 48},
+                                         {"num_layers", 4},
+                                         {"num_heads", 4},
+                                         {"num_kv_heads", 2},
+                                         {"ffn_size", 96},
+                                         {"max_positions", 96},
+                                         {"tied_embeddings", tied},
+                                         {"residual_dropout", 0.1}});
+  };
+  what.registry = &registry;
+  what.train.batch = c.batch;
+  what.train.micro_batch = 2;
+  what.train.precision = c.precision;
+  what.train.recompute_group = c.recompute;
+  what.train.keep_attention = c.keep_attention;
+  what.train.schedule.warmup_steps = 0;
+  what.parallel = c.mesh;
+  what.world_size = world_size;
+  what.row_length = kLength;
+  what.rows = rows_of;
+  return what;
+}
+
+struct Counted {
+  int64_t peak = 0, resident = 0;
+  ops::BytesByUse at_peak{};
+  std::map<std::pair<std::string, std::string>, parallel::Traffic> traffic;
+};
+
+// The step itself, on the host.
+Counted count_step(const StepToPlan& what, parallel::Communicator& ranks) {
+  const Mesh& mesh = ranks.mesh();
+  const auto layout = SequenceLayout::over(mesh, what.row_length);
+  Counted out;
+  ops::MemoryCount memory;
+  models::Model model = what.build();
+  models::parallelize(model, *what.registry, mesh, what.parallel);
+  TrainingStep step(model, what.train, at::kCPU, {&ranks, what.parallel, layout});
+  out.resident = memory.live();
+  ranks.clear_traffic();
+  std::vector<data::Batch> batches;
+  for (const parallel::Interval& rows : micro_batches_of(what.train, mesh, 0)) {
+    batches.push_back(what.rows(layout, rows.begin, rows.size()));
+  }
+  step.run(batches, 0);
+  out.peak = memory.peak();
+  out.at_peak = memory.at_peak();
+  out.traffic = ranks.traffic();
+  return out;
+}
+
+const RankPlan& plan_of(const std::vector<RankPlan>& plans, int64_t rank) {
+  for (const RankPlan& plan : plans) {
+    if (std::find(plan.ranks.begin(), plan.ranks.end(), rank) != plan.ranks.end()) return plan;
+  }
+  throw Error("no plan of rank " + std::to_string(rank));
+}
+
+std::string by_use(const ops::BytesByUse& bytes) {
+  std::string text;
+  for (size_t u = 0; u < ops::kMemoryUses; ++u) {
+    if (bytes[u] > 0) text += fmt::format("{} {}; ", ops::name_of(static_cast<ops::MemoryUse>(u)), bytes[u]);
+  }
+  return text;
+}
+
+void report(const Case& c, const RankPlan& plan, const Counted& real) {
+  const char* file = std::getenv("AXIAL_PLAN_TABLE");
+  if (file == nullptr) return;
+  const int64_t activations = plan.at_peak[static_cast<size_t>(ops::MemoryUse::kActivations)] +
+                              plan.at_peak[static_cast<size_t>(ops::MemoryUse::kLogits)];
+  std::ofstream(file, std::ios::app) << fmt::format(
+      "| {} | {} | {} | {:.2f} % | {:.0f} % |\n", name_of(c), plan.peak_bytes, real.peak,
+      100.0 * static_cast<double>(plan.peak_bytes - real.peak) / static_cast<double>(real.peak),
+      100.0 * static_cast<double>(activations) / static_cast<double>(plan.peak_bytes));
+}
+
+void check(World& world, const Case& c) {
+  const models::ModelRegistry registry = models::all_models();
+  const StepToPlan what = step_of(c, world.size(), registry);
+  const auto ranks = world.make_communicator(parallel::make_mesh(c.mesh, world.size(), world.rank()));
+  const Counted real = count_step(what, *ranks);
+  const std::vector<RankPlan> plans = plan_step(what);
+  const RankPlan& plan = plan_of(plans, world.rank());
+  const double off = static_cast<double>(plan.peak_bytes - real.peak) / static_cast<double>(real.peak);
+  require(std::abs(off) <= 0.01,
+          fmt::format("{}: planned peak {}, counted {}: {:.2f} % off; planned {}counted {}", name_of(c),
+                      plan.peak_bytes, real.peak, 100 * off, by_use(plan.at_peak), by_use(real.at_peak)));
+  require(plan.resident_bytes == real.resident, name_of(c) + ": other bytes before the step");
+  for (const auto& [key, traffic] : real.traffic) {
+    const auto found = plan.traffic.find(key);
+    require(found != plan.traffic.end() && found->second == traffic,
+            fmt::format("{}: {} over '{}': planned {} calls of {} bytes, counted {} of {}", name_of(c),
+                        key.second, key.first, found == plan.traffic.end() ? 0 : found->second.calls,
+                        found == plan.traffic.end() ? 0 : found->second.bytes, traffic.calls, traffic.bytes));
+  }
+  require(plan.traffic.size() == real.traffic.size(), name_of(c) + ": other calls");
+  if (world.rank() == 0) report(c, plan, real);
+}
+
+MeshOptions mesh(int64_t data, int64_t ring, int64_t ulysses, int64_t tensor, int64_t zero = 0,
+                 bool regions = false) {
+  return {data, 1, ring, ulysses, tensor, zero, regions};
+}
+
+MeshOptions piped(MeshOptions options, int64_t stages_per_rank = 1, bool gpipe = false) {
+  options.pipe = 2;
+  options.stages_per_rank = stages_per_rank;
+  if (gpipe) options.pipe_schedule = parallel::PipeSchedule::kGPipe;
+  return options;
+}
+
+std::string run(int64_t size, const std::vector<Case>& cases) {
+  axial::testing::RanksOptions options;
+  options.compare_calls = false;
+  return failures(axial::testing::run_ranks(
+      size,
+      [&](World& world) {
+        std::string failed;  // all cases are tried: ranks must not lose each other
+        for (const Case& c : cases) {
+          try {
+            check(world, c);
+          } catch (const parallel::CollectiveError&) {
+            throw;
+          } catch (const Error& error) {
+            failed += fmt::format("\n  {}", error.what());
+          }
+        }
+        require(failed.empty(), failed);
+      },
+      options));
+}
+
+constexpr Precision kBf16 = Precision::kBf16, kFp32 = Precision::kFp32;
+
+TEST(PlanStep, OneRank) {
+  EXPECT_EQ(run(1, {{mesh(1, 1, 1, 1)},
+                    {mesh(1, 1, 1, 1), 1},
+                    {mesh(1, 1, 1, 1), 2},
+                    {mesh(1, 1, 1, 1), 2, true},
+                    {mesh(1, 1, 1, 1), 0, false, kBf16},
+                    {mesh(1, 1, 1, 1), 3, false, kBf16},
+                    {mesh(1, 1, 1, 1), 0, false, kFp32, 2, true}}),
+            "");
+}
+
+TEST(PlanStep, TwoRanks) {
+  EXPECT_EQ(run(2, {{mesh(2, 1, 1, 1)},
+                    {mesh(2, 1, 1, 1, 1)},
+                    {mesh(2, 1, 1, 1, 2), 1},
+                    {mesh(2, 1, 1, 1, 3)},
+                    {mesh(2, 1, 1, 1, 3), 2, false, kBf16, 5},
+                    {mesh(1, 2, 1, 1)},
+                    {mesh(1, 2, 1, 1, 1), 2, true},
+                    {mesh(1, 2, 1, 1, 3), 1, false, kBf16},
+                    {mesh(1, 1, 2, 1)},
+                    {mesh(1, 1, 2, 1, 2), 2},
+                    {mesh(1, 1, 2, 1, 3), 2, true},
+                    {mesh(1, 1, 2, 1), 1, true, kBf16},
+                    {mesh(1, 1, 1, 2)},
+                    {mesh(1, 1, 1, 2, 0, true)},
+                    {mesh(1, 1, 1, 2, 0, true), 2},
+                    {mesh(1, 1, 1, 2), 1, false, kBf16},
+                    {piped(mesh(1, 1, 1, 1))},
+                    {piped(mesh(1, 1, 1, 1), 2)},
+                    {piped(mesh(1, 1, 1, 1), 1, true), 2},
+                    {piped(mesh(1, 1, 1, 1), 2), 1, true, kBf16, 8, true}}),
+            "");
+}
+
+TEST(PlanStep, FourRanks) {
+  EXPECT_EQ(run(4, {{mesh(4, 1, 1, 1, 3), 1},
+                    {mesh(1, 4, 1, 1)},
+                    {mesh(1, 4, 1, 1, 3), 2},
+                    {mesh(1, 1, 4, 1)},
+                    {mesh(1, 1, 1, 4, 0, true)},
+                    {mesh(2, 2, 1, 1, 3)},
+                    {mesh(2, 2, 1, 1, 1), 2, false, kBf16},
+                    {mesh(2, 1, 2, 1, 2)},
+                    {mesh(2, 1, 1, 2, 3, true), 1},
+                    {mesh(1, 2, 2, 1, 3)},
+                    {mesh(1, 2, 2, 1, 3), 1, true, kBf16},
+                    {mesh(1, 2, 1, 2, 1, true)},
+                    {mesh(1, 1, 2, 2, 3)},
+                    {piped(mesh(2, 1, 1, 1, 3)), 1},
+                    {piped(mesh(2, 1, 1, 1, 1), 2)},
+                    {piped(mesh(1, 2, 1, 1))},
+                    {piped(mesh(1, 1, 2, 1, 2), 1, true), 2},
+                    {piped(mesh(1, 1, 1, 2, 0, true), 2), 1, false, kFp32, 6, true}}),
+            "");
+}
+
+TEST(PlanStep, NamesWhatDoesNotFit) {
+  const models::ModelRegistry registry = models::all_models();
+  const auto error_of = [&](const MeshOptions& options, int64_t world_size) -> std::string {
+    try {
+      plan_step(step_of({options}, world_size, registry));
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  using ::testing::HasSubstr;
+  EXPECT_THAT(error_of(mesh(3, 1, 1, 1), 2), HasSubstr("expected the product of 2 ranks, got 3"));
+  MeshOptions many = mesh(1, 1, 1, 1);
+  many.pipe = 2;
+  many.stages_per_rank = 9;
+  EXPECT_THAT(error_of(many, 2), HasSubstr("as many stages as the model has blocks"));
+  EXPECT_THROW(plan_step({}), ValueError);
+}
+
+}  // namespace
+}  // namespace axial::train

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// A plan in tables and in JSON.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "axial/core/text/table.h"
+#include "axial/core/text/text.h"
+#include "axial/train/plan/plan.h"
+
+namespace axial::train {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr ops::MemoryUse kUses[] = {ops::MemoryUse::kParameters,    ops::MemoryUse::kGradients,
+                                    ops::MemoryUse::kOptimizer,     ops::MemoryUse::kActivations,
+                                    ops::MemoryUse::kLogits,        ops::MemoryUse::kGathered,
+                                    ops::MemoryUse::kCommunication, ops::MemoryUse::kOther};
+
+int64_t bytes_of(const PlannedRanks& ranks, ops::MemoryUse use) {
+  return ranks.step.at_peak[static_cast<size_t>(use)];
+}
+
+// "0-3, 8": of [0, 1, 2, 3, 8].
+std::string intervals(const std::vector<int64_t>& ranks) {
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < ranks.size();) {
+    size_t last = i;
+    while (last + 1 < ranks.size() && ranks[last + 1] == ranks[last] + 1) ++last;
+    parts.push_back(last == i ? fmt::format("{}", ranks[i]) : fmt::format("{}-{}", ranks[i], ranks[last]));
+    i = last + 1;
+  }
+  const std::string text = fmt::format("{}", fmt::join(parts, ", "));
+  return text.size() <= 24 ? text : fmt::format("{} ranks from {}", ranks.size(), ranks.front());
+}
+
+std::string memory_table(const Plan& plan) {
+  std::vector<TextTable::Column> columns{{"ranks"}};
+  for (const PlannedRanks& ranks : plan.roles)
+    columns.push_back({intervals(ranks.step.ranks), Align::kRight});
+  TextTable table(columns);
+  const auto row = [&](const std::string& name, const auto& value) {
+    std::vector<std::string> cells{name};
+    for (const PlannedRanks& ranks : plan.roles) cells.push_back(human_bytes(value(ranks)));
+    table.add_row(std::move(cells));
+  };
+  for (const ops::MemoryUse use : kUses) {
+    row(ops::name_of(use), [&](const PlannedRanks& r) { return bytes_of(r, use); });
+  }
+  table.add_rule();
+  row("tensors at the peak", [](const PlannedRanks& r) { return r.step.peak_bytes; });
+  row("fragmentation", [](const PlannedRanks& r) { return r.reserved.peak_reserved - r.step.peak_bytes; });
+  row("context, communicators", [](const PlannedRanks& r) { return r.outside_bytes; });
+  table.add_rule();
+  row("needed", [](const PlannedRanks& r) { return r.needed_bytes(); });
+  return table.render();
+}
+
+std::string traffic_table(const PlannedRanks& ranks) {
+  TextTable table(
+      {{"over"}, {"call"}, {"calls", Align::kRight}, {"sent", Align::kRight}, {"padding", Align::kRight}});
+  for (const auto& [key, traffic] : ranks.step.traffic) {
+    if (traffic.bytes == 0) continue;
+    table.add_row({key.first, key.second, with_commas(traffic.calls), human_bytes(traffic.bytes),
+                   human_bytes(traffic.padding)});
+  }
+  return table.render();
+}
+
+bool sends(const PlannedRanks& ranks) {
+  for (const auto& [key, traffic] : ranks.step.traffic) {
+    if (traffic.bytes > 0) return true;
+  }
+  return false;
+}
+
+json to_json(const PlannedRanks& ranks) {
+  json at_peak = json::object(), traffic = json::array();
+  for (const ops::MemoryUse use : kUses) at_peak[ops::name_of(use)] = bytes_of(ranks, use);
+  for (const auto& [key, t] : ranks.step.traffic) {
+    traffic.push_back({{"axes", key.first},
+                       {"op", key.second},
+                       {"calls", t.calls},
+                       {"bytes", t.bytes},
+                       {"padding", t.padding}});
+  }
+  return {{"ranks", ranks.step.ranks},
+          {"parameters", ranks.step.parameters},
+          {"resident_bytes", ranks.step.resident_bytes},
+          {"peak_bytes", ranks.step.peak_bytes},
+          {"at_peak", at_peak},
+          {"reserved_bytes", ranks.reserved.peak_reserved},
+          {"outside_bytes", ranks.outside_bytes},
+          {"needed_bytes", ranks.needed_bytes()},
+          {"fits", ranks.reserved.fits},
+          {"traffic", traffic}};
+}
+
+}  // namespace
+
+std::string to_text(const Plan& plan) {
+  std::string text =
+      fmt::format("{} parameters, {} rows of {} tokens a step, {} at a time, on {} x {}\n\n{}\n",
+                  with_commas(plan.parameters), plan.batch, with_commas(plan.row_length), plan.micro_batch,
+                  plan.world_size, plan.device.name, memory_table(plan));
+  const PlannedRanks& largest = plan.largest();
+  if (sends(largest)) {
+    text +=
+        fmt::format("sent by rank {} in a step\n\n{}\n", largest.step.ranks.front(), traffic_table(largest));
+  }
+  const int64_t spare = plan.spare_bytes();
+  text += plan.fits()
+              ? fmt::format("fits: {} of {} are left\n", human_bytes(spare), human_bytes(plan.device.memory))
+              : fmt::format("does not fit: {} of {} are missing on rank {}\n",
+                            human_bytes(std::max<int64_t>(-spare, 0)), human_bytes(plan.device.memory),
+                            largest.step.ranks.front());
+  return text;
+}
+
+json to_json(const Plan& plan) {
+  json roles = json::array();
+  for (const PlannedRanks& ranks : plan.roles) roles.push_back(to_json(ranks));
+  return {{"world_size", plan.world_size},
+          {"device", recipe::options_to_json(plan.device)},
+          {"row_length", plan.row_length},
+          {"batch", plan.batch},
+          {"micro_batch", plan.micro_batch},
+          {"parameters", plan.parameters},
+          {"fits", plan.fits()},
+          {"spare_bytes", plan.spare_bytes()},
+          {"seconds", plan.seconds},
+          {"roles", roles}};
+}
+
+}  // namespace axial::train
