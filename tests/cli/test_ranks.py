@@ -8,6 +8,7 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -340,6 +341,112 @@ def test_a_rank_lost_inside_of_a_checkpoint_costs_only_that_one(
     alone = command(axial_program, test_recipe, genes, whole, **(settings | {"train__steps": steps[-1] + 2}))
     subprocess.run(alone, check=True, capture_output=True)
     assert_same_curve(whole, run)
+
+
+def by_hand(arguments: list[str], rank: int, size: int, port: int) -> subprocess.Popen:
+    """One rank as mpirun or SLURM would start it: the first one hosts the store."""
+    variables = {
+        "RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    return subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | variables
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "sign,said",
+    [
+        (signal.SIGKILL, "rank 0 is gone, and with it the store that it hosts"),
+        (signal.SIGSTOP, "rank 0 gives no sign of life: the store that it hosts does not answer"),
+    ],
+)
+def test_a_lost_rank_that_hosts_the_store_is_named(axial_program, test_recipe, genes, tmp_path, sign, said):
+    run = tmp_path / "run"
+    many = command(
+        axial_program, test_recipe, genes, run, "--timeout", 4,
+        parallel__zero=3, train__steps=100000, train__validate_every=0,
+    )  # fmt: skip
+    port = free_port()
+    ranks = [by_hand(many, rank, 2, port) for rank in range(2)]
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and len(list(run.glob("checkpoints/step_*"))) < 1:
+            time.sleep(0.05)
+        os.kill(ranks[0].pid, sign)
+        _, error = ranks[1].communicate(timeout=60)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    assert ranks[1].returncode == 1
+    assert said in error, error
+    assert " over '" in error and "cannot complete" in error, error
+    assert "Exception raised from" not in error and "frame #" not in error, error
+
+
+def test_a_rank_that_never_comes_is_named(axial_program, test_recipe, genes, tmp_path):
+    run = tmp_path / "run"
+    many = command(axial_program, test_recipe, genes, run, "--timeout", 3)
+    rank = by_hand(many, 0, 2, free_port())
+    try:
+        _, error = rank.communicate(timeout=60)
+    finally:
+        rank.kill()
+    assert rank.returncode == 1
+    assert "the meeting #1 of all ranks cannot take place at rank 0: rank 1 was never seen" in error, error
+    assert not list(run.glob("checkpoints/step_*"))
+
+
+def test_a_rank_stopped_while_they_meet_is_named(axial_program, test_recipe, genes, tmp_path):
+    run = tmp_path / "run"
+    many = command(axial_program, test_recipe, genes, run, "--ranks", 2, "--timeout", 3, train__steps=100000)
+    process = subprocess.Popen(many, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and 1 not in processes_of(run):
+        time.sleep(0.001)
+    os.kill(processes_of(run)[1], signal.SIGSTOP)
+    _, error = process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert "rank 1" in error and ("never seen" in error or "no sign of life" in error), error
+    assert not processes_of(run), "a rank is left over"
+
+
+def test_ctrl_z_stops_all_ranks_until_they_may_go_on(axial_program, test_recipe, genes, tmp_path):
+    run = tmp_path / "run"
+    many = command(
+        axial_program, test_recipe, genes, run, "--ranks", 2, train__steps=100000, train__validate_every=0
+    )
+    process = subprocess.Popen(many, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def lines() -> int:
+        path = run / "metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def wait_for_more_than(count: int):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and lines() <= count:
+            time.sleep(0.05)
+        assert lines() > count
+
+    wait_for_more_than(3)
+    process.send_signal(signal.SIGTSTP)
+    time.sleep(1)
+    stopped = lines()
+    time.sleep(1.5)
+    assert lines() == stopped, "ranks go on while their launcher is stopped"
+    process.send_signal(signal.SIGCONT)
+    wait_for_more_than(stopped)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert not processes_of(run)
 
 
 def test_wrong_arguments_fail_on_all_ranks_before_they_meet(axial_program, test_recipe, genes, tmp_path):

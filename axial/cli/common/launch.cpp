@@ -142,7 +142,13 @@ int wait_for(std::vector<Rank>& ranks, parallel::StoreHost& store) {
   bool asked = false;
   for (auto left = static_cast<int64_t>(ranks.size()); left > 0;) {
     errors.read(ranks);
-    if (const int signal = std::exchange(wanted_signal, 0); signal != 0) signal_all(ranks, signal);
+    if (const int signal = std::exchange(wanted_signal, 0); signal != 0) {
+      signal_all(ranks, signal);
+      if (signal == SIGTSTP) {  // Ctrl-Z: all stop, and go on with this process
+        ::raise(SIGSTOP);
+        signal_all(ranks, SIGCONT);
+      }
+    }
     for (size_t r = 0; r < ranks.size(); ++r) {
       int status = 0;
       if (ranks[r].status ||
@@ -183,6 +189,7 @@ int launch_ranks(int64_t count) {
   note.sa_handler = note_signal;
   ::sigaction(SIGINT, &note, nullptr);
   ::sigaction(SIGTERM, &note, nullptr);
+  ::sigaction(SIGTSTP, &note, nullptr);
   std::vector<Rank> ranks;
   for (int64_t rank = 0; rank < count; ++rank) ranks.push_back(start(rank, count, store.port()));
   return wait_for(ranks, store);

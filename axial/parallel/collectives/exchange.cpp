@@ -11,6 +11,7 @@ namespace axial::parallel {
 
 std::vector<std::string> exchange(const std::string& mine, Communicator* ranks, const Axes& axes) {
   if (ranks == nullptr || ranks->mesh().group_size(axes) == 1) return {mine};
+  const Communicator::ControlCalls control(*ranks);
   const at::Tensor lengths =
       ranks->all_gather(at::full({1}, static_cast<int64_t>(mine.size()), at::kLong), 0, axes);
   const auto longest = std::max<int64_t>(lengths.max().item<int64_t>(), 1);
@@ -53,6 +54,7 @@ void together(const std::function<void()>& work, Communicator* ranks) {
 
 int64_t largest_of(int64_t mine, Communicator* ranks) {
   if (ranks == nullptr || ranks->mesh().world_size() == 1) return mine;
+  const Communicator::ControlCalls control(*ranks);
   const at::Tensor value = at::full({1}, mine, at::kLong);
   return ranks->all_reduce(value, all_axes(ranks->mesh()), ReduceOp::kMax).item<int64_t>();
 }

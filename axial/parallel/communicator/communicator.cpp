@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "axial/parallel/communicator/watch.h"
 
@@ -48,7 +49,8 @@ const Group& Communicator::group_of(const Axes& axes) {
 }
 
 void Communicator::count(const char* op, const Group& group, int64_t bytes, int64_t padding) {
-  Traffic& traffic = traffic_[{group.name, op}];
+  const bool is_control = control_ > 0 && std::strcmp(op, "compare") != 0;
+  Traffic& traffic = traffic_[{group.name, is_control ? "control" : op}];
   traffic.calls += 1;
   traffic.bytes += bytes;
   traffic.padding += padding;

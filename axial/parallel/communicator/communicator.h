@@ -134,8 +134,21 @@ class Communicator {
   Pending start_barrier(const Axes& axes);
   void barrier(const Axes& axes);
 
+  /// While it lives, calls carry no tensor of a model and are counted under "control".
+  class ControlCalls {
+   public:
+    explicit ControlCalls(Communicator& ranks) : ranks_(ranks) { ++ranks_.control_; }
+    ControlCalls(const ControlCalls&) = delete;
+    ControlCalls& operator=(const ControlCalls&) = delete;
+    ~ControlCalls() { --ranks_.control_; }
+
+   private:
+    Communicator& ranks_;
+  };
+
   /// By ("data+ring", "all_reduce"): names of the axes in mesh order, then the collective. Calls that carry
-  /// no tensor of the caller (barriers, shapes of messages) are under "control", comparisons under "compare".
+  /// no tensor of a model (barriers, shapes of messages, what ranks agree on, sums of losses and norms) are
+  /// under "control", comparisons under "compare".
   const std::map<std::pair<std::string, std::string>, Traffic>& traffic() const { return traffic_; }
   void clear_traffic() { traffic_.clear(); }
 
@@ -154,6 +167,7 @@ class Communicator {
   std::shared_ptr<Watch> watch_;
   std::unique_ptr<Transport> transport_;
   Options options_;
+  int64_t control_ = 0;                      // ControlCalls that live
   std::map<std::string, int64_t> sequence_;  // calls to other ranks, by group; sends and recvs by themselves
   std::map<std::string, Group> groups_;
   std::set<std::array<int64_t, 5>> connected_;  // kind of device, number of the group, from, to, channel

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <thread>
@@ -141,6 +142,17 @@ TEST(Ranks, EveryCollectiveOfTwo) {
 
 TEST(Ranks, EveryCollectiveOfEverySubsetOfAxes) {
   EXPECT_EQ(failures(run_ranks(6, [](World& world) { check_all(world, {{"data", 3}, {"tensor", 2}}); })), "");
+}
+
+TEST(Ranks, AFileIsAMeetingPlaceToo) {
+  const auto outcomes = run_ranks(3, [](World& world) {
+    const std::string folder = std::getenv("AXIAL_TEST_RANKS_FOLDER");
+    const World other = World::from_file(folder + "/store", world.rank(), 3, {});
+    const auto ranks = other.make_communicator(Mesh({{"data", 3}}, 3, world.rank()));
+    same(ranks->all_reduce(at::ones({2}), {"data"}, ReduceOp::kSum), at::full({2}, 3.0F), "sum");
+    other.first_alone([] {});
+  });
+  EXPECT_EQ(failures(outcomes), "");
 }
 
 TEST(Ranks, CallsMayOverlapAndBeWaitedForInAnyOrder) {

@@ -5,7 +5,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
+#include <functional>
+#include <future>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -21,6 +24,7 @@ using std::chrono::milliseconds;
 
 constexpr const char* kCulprit = "axial/culprit";
 constexpr const char* kEnded = "ended";
+constexpr const char* kNeverSeen = "|never seen";
 
 std::string beat_key(int64_t rank) { return fmt::format("axial/beat/{}", rank); }
 
@@ -38,14 +42,17 @@ std::string brief(const std::string& what) {
 
 class Watch::Impl {
  public:
-  Impl(const c10::intrusive_ptr<c10d::Store>& store, int64_t rank, int64_t world_size, milliseconds timeout)
+  Impl(const c10::intrusive_ptr<c10d::Store>& store, int64_t rank, int64_t world_size, milliseconds timeout,
+       std::string host)
       : beats_(store->clone()),
         reads_(store->clone()),
         rank_(rank),
         world_size_(world_size),
-        interval_(std::clamp(timeout / 30, milliseconds(50), milliseconds(1000))) {
+        interval_(std::clamp(timeout / 30, milliseconds(50), milliseconds(1000))),
+        patience_(std::clamp(timeout, milliseconds(3000), milliseconds(10000))),
+        host_(std::move(host)) {
     beats_->setTimeout(timeout);
-    reads_->setTimeout(std::min(timeout, milliseconds(10000)));
+    reads_->setTimeout(patience_);
     beat();
     thread_ = std::thread([this] { run(); });
   }
@@ -72,7 +79,10 @@ class Watch::Impl {
 
   void post(const std::string& reason) {
     try {
-      post_culprit(*reads_, reason);
+      ask<bool>([store = reads_, reason] {
+        post_culprit(*store, reason);
+        return true;
+      });
     } catch (const std::exception&) {
       // The store is gone with the rank that hosts it; there is nobody left to tell.
     }
@@ -84,7 +94,15 @@ class Watch::Impl {
     };
     std::string last;
     int silent = 0;
-    while (!reads_->check({key})) {
+    const auto is_there = [&] {
+      try {
+        return ask<bool>([store = reads_, key] { return store->check({key}); });
+      } catch (const std::exception&) {
+        lost(host_fault());
+        return false;
+      }
+    };
+    while (!is_there()) {
       if (const auto posted = culprit()) lost(*posted);
       const std::string beat = read_beats()[static_cast<size_t>(by)];
       silent = beat == last ? silent + 1 : 0;
@@ -106,9 +124,8 @@ class Watch::Impl {
       const std::string reason = judge(call, ranks, before, read_beats(), what);
       post(reason);
       return culprit().value_or(reason);
-    } catch (const std::exception& error) {
-      return fmt::format("{}; the store does not answer either ({}): its host is gone", brief(what),
-                         brief(error.what()));
+    } catch (const std::exception&) {
+      return fmt::format("{} ({})", host_fault(), brief(what));
     }
   }
 
@@ -140,24 +157,46 @@ class Watch::Impl {
     }
   }
 
+  // What a call to the store gives. A host that is stopped answers nothing, and the call would wait for ever:
+  // then its thread is left behind, with the connection, and nothing is asked again.
+  template <class T>
+  T ask(std::function<T()> call) {
+    if (silent_) throw Error("the store does not answer");
+    std::packaged_task<T()> task(std::move(call));
+    std::future<T> answer = task.get_future();
+    std::thread asker(std::move(task));
+    if (answer.wait_for(patience_) == std::future_status::ready) {
+      asker.join();
+      return answer.get();
+    }
+    asker.detach();
+    silent_ = true;
+    throw Error("the store does not answer");
+  }
+
+  std::string host_fault() const {
+    return silent_ ? fmt::format("{} gives no sign of life: the store that it hosts does not answer", host_)
+                   : fmt::format("{} is gone, and with it the store that it hosts", host_);
+  }
+
+  static std::string get(c10d::Store& store, const std::string& key, const std::string& otherwise) {
+    if (!store.check({key})) return otherwise;
+    const std::vector<uint8_t> text = store.get(key);
+    return {text.begin(), text.end()};
+  }
+
   std::optional<std::string> culprit() {
-    if (!reads_->check({kCulprit})) return std::nullopt;
-    const std::vector<uint8_t> text = reads_->get(kCulprit);
+    const auto text = ask<std::string>([store = reads_] { return get(*store, kCulprit, ""); });
     if (text.empty()) return std::nullopt;
-    return std::string(text.begin(), text.end());
+    return text;
   }
 
   std::vector<std::string> read_beats() {
-    std::vector<std::string> all;
-    for (int64_t r = 0; r < world_size_; ++r) {
-      if (!reads_->check({beat_key(r)})) {
-        all.emplace_back("|never seen");
-        continue;
-      }
-      const std::vector<uint8_t> text = reads_->get(beat_key(r));
-      all.emplace_back(text.begin(), text.end());
-    }
-    return all;
+    return ask<std::vector<std::string>>([store = reads_, size = world_size_] {
+      std::vector<std::string> all;
+      for (int64_t r = 0; r < size; ++r) all.push_back(get(*store, beat_key(r), kNeverSeen));
+      return all;
+    });
   }
 
   std::string judge(const std::string& call, const std::vector<int64_t>& ranks,
@@ -170,6 +209,9 @@ class Watch::Impl {
     // Of the whole world: the one that this rank waits for may itself wait for the one that is gone.
     for (int64_t r = 0; r < world_size_; ++r) {
       if (r == rank_ || before[static_cast<size_t>(r)] != after[static_cast<size_t>(r)]) continue;
+      if (after[static_cast<size_t>(r)] == kNeverSeen) {
+        return fmt::format("rank {} was never seen: it has not started, or does not reach the store", r);
+      }
       if (place(r) == kEnded) return fmt::format("rank {} has ended already, without this call", r);
       return fmt::format("rank {} gives no sign of life; last seen {}", r, place(r));
     }
@@ -182,7 +224,9 @@ class Watch::Impl {
 
   c10::intrusive_ptr<c10d::Store> beats_, reads_;  // a connection each: a call on one may block
   int64_t rank_, world_size_;
-  milliseconds interval_;
+  milliseconds interval_, patience_;
+  std::string host_;
+  std::atomic<bool> silent_ = false;  // the store did not answer: reads_ is lost
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stop_ = false;
@@ -196,8 +240,8 @@ void post_culprit(c10d::Store& store, const std::string& reason) {
 }
 
 Watch::Watch(const c10::intrusive_ptr<c10d::Store>& store, int64_t rank, int64_t world_size,
-             milliseconds timeout)
-    : impl_(std::make_unique<Impl>(store, rank, world_size, timeout)) {}
+             milliseconds timeout, std::string host)
+    : impl_(std::make_unique<Impl>(store, rank, world_size, timeout, std::move(host))) {}
 
 Watch::~Watch() = default;
 

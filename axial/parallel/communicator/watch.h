@@ -20,9 +20,9 @@ namespace axial::parallel {
 /// Of one rank; a thread of its own posts every timeout / 30, at least every second. Thread-safe.
 class Watch {
  public:
-  /// Takes a connection of its own to the store.
+  /// Takes connections of its own to the store. `host`: who has it, "rank 0", for when it does not answer.
   Watch(const c10::intrusive_ptr<c10d::Store>& store, int64_t rank, int64_t world_size,
-        std::chrono::milliseconds timeout);
+        std::chrono::milliseconds timeout, std::string host);
   Watch(const Watch&) = delete;
   Watch& operator=(const Watch&) = delete;
   /// Says goodbye: this rank has ended.
@@ -40,8 +40,8 @@ class Watch {
   void post_failure(const std::string& reason);
 
   /// After `call` with these ranks failed with `what`: whose fault it is. Reads what was posted; else looks
-  /// for ranks without a sign of life, then for ranks that are elsewhere, and posts what it finds. Takes a
-  /// few intervals.
+  /// for ranks without a sign of life, then for ranks that are elsewhere, and posts what it finds; a store
+  /// that does not answer is its host's fault. Takes a few intervals.
   std::string explain(const std::string& call, const std::vector<int64_t>& ranks, const std::string& what);
 
  private:

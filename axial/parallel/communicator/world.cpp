@@ -2,6 +2,8 @@
 // Meeting: through the TCP store of torchrun's agent or of rank 0, of `--ranks`, or through a file.
 #include "axial/parallel/communicator/world.h"
 
+#include <c10/util/Logging.h>
+
 #include <csignal>
 #include <cstdlib>
 #include <numeric>
@@ -52,12 +54,15 @@ struct World::State {
   int64_t turns = 0;          // of first_alone
   int64_t communicators = 0;  // made so far, on all ranks alike: each meets under keys of its own
 
-  void watch_over() {
+  // `host`: who has the store.
+  void watch_over(const std::string& host) {
     if (size == 1) return;
     // Writing to a rank that has just died would end this one without a word.
     struct sigaction now {};
     if (::sigaction(SIGPIPE, nullptr, &now) == 0 && now.sa_handler == SIG_DFL) std::signal(SIGPIPE, SIG_IGN);
-    watch = std::make_shared<Watch>(store, rank, size, options.timeout);
+    // c10d warns of a lost rank with pages of stack frames; the watch says it in a line.
+    if (!variable("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = 2;  // errors
+    watch = std::make_shared<Watch>(store, rank, size, options.timeout, host);
   }
 };
 
@@ -80,7 +85,8 @@ World World::from_environment(Options options) {
   const std::string host = required("MASTER_ADDR");
   c10d::TCPStoreOptions store;
   store.port = static_cast<std::uint16_t>(number("MASTER_PORT", required("MASTER_PORT"), 1, 65535));
-  store.isServer = state->rank == 0 && variable("TORCHELASTIC_USE_AGENT_STORE").value_or("False") != "True";
+  const bool agent_hosts = variable("TORCHELASTIC_USE_AGENT_STORE").value_or("False") == "True";
+  store.isServer = state->rank == 0 && !agent_hosts;
   store.waitWorkers = false;
   store.timeout = options.timeout;
   try {
@@ -89,7 +95,7 @@ World World::from_environment(Options options) {
     throw CollectiveError(fmt::format("[{}] rank {} cannot reach the store at {}:{}: {}", kOp, state->rank,
                                       host, store.port, error.what()));
   }
-  state->watch_over();
+  state->watch_over(agent_hosts ? "the process that started the ranks" : "rank 0");
   return World(std::move(state));
 }
 
@@ -103,7 +109,7 @@ World World::from_file(const std::filesystem::path& file, int64_t rank, int64_t 
   if (size == 1) return World(std::move(state));
   state->store = c10::make_intrusive<c10d::FileStore>(file.string(), static_cast<int>(size));
   state->store->setTimeout(options.timeout);
-  state->watch_over();
+  state->watch_over(fmt::format("the folder of '{}'", file.string()));
   return World(std::move(state));
 }
 
@@ -122,11 +128,21 @@ std::unique_ptr<Communicator> World::make_communicator(Mesh mesh) const {
   Group all{"world", std::vector<int64_t>(static_cast<size_t>(size())), rank(), 0};
   std::iota(all.ranks.begin(), all.ranks.end(), 0);
   const Options& options = state_->options;
-  return std::make_unique<Communicator>(
-      std::move(mesh),
-      make_c10d_transport({gloo_backends(keys, options.timeout), options.connect_sends},
-                          nccl_backends(keys, options.timeout), all),
-      state_->watch, Communicator::Options{options.compare_calls});
+  const std::string meeting = fmt::format("the meeting #{} of all ranks", state_->communicators);
+  std::unique_ptr<Transport> transport;
+  state_->watch->enter(meeting);
+  try {
+    transport = make_c10d_transport({gloo_backends(keys, options.timeout), options.connect_sends},
+                                    nccl_backends(keys, options.timeout), all);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw CollectiveError(fmt::format("[{}] {} cannot take place at rank {}: {}", kOp, meeting, rank(),
+                                      state_->watch->explain(meeting, all.ranks, error.what())));
+  }
+  state_->watch->leave();
+  return std::make_unique<Communicator>(std::move(mesh), std::move(transport), state_->watch,
+                                        Communicator::Options{options.compare_calls});
 }
 
 void World::first_alone(const std::function<void()>& work) const {

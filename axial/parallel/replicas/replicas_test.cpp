@@ -8,6 +8,7 @@
 
 #include <set>
 
+#include "axial/ops/common/memory_count.h"
 #include "axial/parallel/communicator/recording.h"
 #include "axial/parallel/step/test_chain.h"
 #include "axial/testing/ranks/ranks.h"
@@ -236,6 +237,29 @@ TEST(Replicas, BytesPerRankAreThoseOfZero) {
   EXPECT_EQ(three.value_bytes, 0);
   EXPECT_EQ(three.shard_bytes, 320);
   EXPECT_EQ(three.grad_bytes, 320);
+}
+
+// The most that gradients take at once, buffers of sums under way left out, of two micro-batches over 4
+// ranks: whole with stage 0 and 1, because they are summed once, after the last backward; with 2 and 3 a
+// quarter and those of one layer (8 x 8 and 8 elements), beside the two weights that several blocks read (5 x
+// 8 and 8 x 8), which wait for the last of these. Gradients are fp32, also those of bf16 values.
+TEST(Replicas, GradientsInMemoryAreThoseOfZero) {
+  const auto peak_of = [](int64_t stage, at::ScalarType dtype) {
+    const Mesh mesh = data_mesh(4, 1);
+    Communicator ranks(mesh, make_recording_transport(), nullptr, {});
+    ops::MemoryCount memory;
+    Chain chain(kDepth, at::kMeta, dtype, partitioned(mesh, stage));
+    StepRunner runner(chain.blocks, chain.table, Chain::batch_names(), &ranks);
+    runner.train(write_training_step(kBlocks, 2, policy_of(stage, 0)),
+                 {chain.batch(2, 1, at::kMeta, dtype), chain.batch(2, 2, at::kMeta, dtype)}, {}, 1.0);
+    return memory.peak(ops::MemoryUse::kGradients);
+  };
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    EXPECT_EQ(peak_of(0, dtype), 1280) << dtype;
+    EXPECT_EQ(peak_of(1, dtype), 1280) << dtype;
+    EXPECT_EQ(peak_of(2, dtype), 320 + 4 * (64 + 8) + 4 * (40 + 64)) << dtype;
+    EXPECT_EQ(peak_of(3, dtype), 320 + 4 * (64 + 8) + 4 * (40 + 64)) << dtype;
+  }
 }
 
 TEST(Replicas, PlansThatUseValuesWithoutGatherAreRefused) {

@@ -171,7 +171,7 @@ NamedTensors StepRun::call(const Block& block, const NamedTensors& inputs, KeptR
   }
   StepContext context = s_.context;
   context.kept = kept;
-  const ops::MemoryScope scope(use_of(block));
+  const ops::MemoryScope scope(use_of(block), block.name);
   NamedTensors outputs = block.forward(inputs, context);
   for (const auto& [input, version] : versions) {
     AXIAL_CHECK(input->second._version() == version, kOp, "block '{}' changes its input '{}' in place",
@@ -253,7 +253,7 @@ void StepRun::backward(size_t m, size_t b) {
     owners.emplace_back(0, p);
   }
   if (roots.empty() || leaves.empty()) return;
-  const ops::MemoryScope scope(use_of(s_.blocks[b]));
+  const ops::MemoryScope scope(use_of(s_.blocks[b]), s_.blocks[b].name);
   std::vector<at::Tensor> grads = torch::autograd::grad(roots, leaves, root_grads, /*retain_graph=*/false,
                                                         /*create_graph=*/false, /*allow_unused=*/true);
   roots.clear();
