@@ -40,6 +40,7 @@ std::vector<Chunk> chunks_of(int64_t all, int64_t rows, int64_t batch) {
 
 double sum_over(parallel::Communicator& ranks, const parallel::Axes& axes, double value) {
   if (ranks.mesh().group_size(axes) == 1) return value;
+  const parallel::Communicator::ControlCalls control(ranks);
   return ranks.all_reduce(at::full({}, value, at::kDouble), axes, parallel::ReduceOp::kSum).item<double>();
 }
 
@@ -59,7 +60,10 @@ Evaluation evaluate(parallel::StepRunner& runner, const data::BatchSource& sourc
   int64_t tokens = 0;
   // Every rank makes the same number of passes, its last one perhaps over no rows.
   for (size_t i = 0; i < chunks.size(); i += sharers) {
-    if (options.stop && options.stop()) break;
+    if (options.stop && options.stop()) {
+      out.stopped = true;
+      break;
+    }
     const bool has_rows = i + place < chunks.size();
     const Chunk chunk = has_rows ? chunks[i + place] : Chunk{chunks.back().first, 0};
     const data::Batch batch = source.rows(chunk.first, chunk.count);
@@ -73,6 +77,7 @@ Evaluation evaluate(parallel::StepRunner& runner, const data::BatchSource& sourc
   const parallel::Axes axes = ranks.mesh().batch_axes();
   out.weight = sum_over(ranks, axes, weight);
   out.tokens = std::llround(sum_over(ranks, {"data"}, static_cast<double>(tokens)));
+  if (out.stopped && out.weight == 0) return out;
   AXIAL_CHECK(out.weight > 0, "evaluate", "no token was predicted in {} rows", out.rows);
   out.loss = sum_over(ranks, axes, sum) / out.weight;
   return out;

@@ -20,9 +20,10 @@ struct EvaluateOptions {
 
 /// Token-weighted mean over all rows, summed in double.
 struct Evaluation {
-  double loss = 0;     ///< natural logarithm per predicted token
-  double weight = 0;   ///< predicted tokens
-  int64_t tokens = 0;  ///< tokens that are not padding
+  bool stopped = false;  ///< by EvaluateOptions::stop: of fewer rows, perhaps of none (a loss of 0)
+  double loss = 0;       ///< natural logarithm per predicted token
+  double weight = 0;     ///< predicted tokens
+  int64_t tokens = 0;    ///< tokens that are not padding
   int64_t rows = 0;
 
   double perplexity() const;

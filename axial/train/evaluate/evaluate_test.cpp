@@ -47,6 +47,11 @@ TEST(Evaluate, StopsWhenAskedAndRefusesNothing) {
   int64_t done = 0;
   EvaluateOptions options{2, 0, [&](int64_t rows) { done = rows; }, [&] { return done >= 4; }};
   EXPECT_EQ(evaluate(runner, source, options).rows, 4);
+  // Before the first pass: nothing was predicted, and that is no fault of the rows.
+  const Evaluation none = evaluate(runner, source, {2, 0, {}, [] { return true; }});
+  EXPECT_TRUE(none.stopped);
+  EXPECT_EQ(none.rows, 0);
+  EXPECT_FALSE(evaluate(runner, source, {}).stopped);
   EXPECT_THROW(evaluate(runner, testing::TinySource(3, 1), {}), ValueError);  // one token predicts nothing
   EXPECT_THROW(evaluate(runner, source, {0}), ValueError);
 }

@@ -38,32 +38,32 @@ std::vector<bool> forbidden_ids(int64_t vocabulary, const GenerateIds& ids, bool
   return out;
 }
 
-// Some sequences that are decoded together.
+// Some sequences that are decoded together. `in_step`: with those of the other ranks along data, whose passes
+// fetch weights together; who has no sequence left, or had none, goes on with a row that nobody reads.
 class Group {
  public:
   Group(parallel::StepRunner& runner, const GenerateIds& ids, const GenerateOptions& options, int64_t first,
-        int64_t count)
-      : runner_(runner), ids_(ids), options_(options) {
+        int64_t count, bool in_step)
+      : runner_(runner), ids_(ids), options_(options), in_step_(in_step) {
     for (int64_t i = 0; i < count; ++i) {
       sequences_.push_back({first + i, {}, 0.0, Generated::Stop::kLength});
       rows_.push_back(i);
     }
-    state_.lengths = at::zeros({count}, at::TensorOptions(at::kLong));
+    state_.lengths = at::zeros({std::max<int64_t>(count, 1)}, at::TensorOptions(at::kLong));
     state_.capacity = static_cast<int64_t>(ids.prompt.size()) + options.max_tokens;
   }
 
   const std::vector<Generated>& run() {
-    at::Tensor tokens =
-        at::empty({static_cast<int64_t>(rows_.size()), static_cast<int64_t>(ids_.prompt.size())},
-                  at::TensorOptions(at::kLong));
+    at::Tensor tokens = at::empty({state_.lengths.size(0), static_cast<int64_t>(ids_.prompt.size())},
+                                  at::TensorOptions(at::kLong));
     for (size_t i = 0; i < ids_.prompt.size(); ++i) {
       tokens.select(1, static_cast<int64_t>(i)).fill_(static_cast<int64_t>(ids_.prompt[i]));
     }
     for (int64_t made = 0; made < options_.max_tokens; ++made) {
       const at::Tensor logits = advance(tokens);
-      draw(logits, made);
-      if (rows_.empty()) break;
-      tokens = at::empty({static_cast<int64_t>(rows_.size()), 1}, at::TensorOptions(at::kLong));
+      if (!rows_.empty()) draw(logits, made);
+      if (!goes_on()) break;
+      tokens = at::full({state_.lengths.size(0), 1}, static_cast<int64_t>(ids_.prompt.back()), at::kLong);
       for (size_t r = 0; r < rows_.size(); ++r) {
         tokens.mutable_data_ptr<int64_t>()[r] = sequences_[static_cast<size_t>(rows_[r])].ids.back();
       }
@@ -72,6 +72,15 @@ class Group {
   }
 
  private:
+  // Somebody has a sequence to go on with: here, or on the ranks that are in step.
+  bool goes_on() {
+    if (!in_step_) return !rows_.empty();
+    parallel::Communicator& ranks = runner_.communicator();
+    const parallel::Communicator::ControlCalls control(ranks);
+    const at::Tensor left = at::full({1}, rows_.empty() ? 0 : 1, at::kLong);
+    return ranks.all_reduce(left, {"data"}, parallel::ReduceOp::kMax).item<int64_t>() > 0;
+  }
+
   // A data batch in form: nothing is predicted, and each row is a segment of its own.
   parallel::NamedTensors batch_of(const at::Tensor& tokens) const {
     const int64_t rows = tokens.size(0);
@@ -151,6 +160,7 @@ class Group {
       unfinished.push_back(rows_[r]);
       kept_rows.push_back(static_cast<int64_t>(r));
     }
+    if (unfinished.empty() && in_step_) kept_rows = {0};
     if (unfinished.size() < rows_.size()) keep(kept_rows);
     rows_ = std::move(unfinished);
   }
@@ -168,6 +178,7 @@ class Group {
   parallel::StepRunner& runner_;
   const GenerateIds& ids_;
   const GenerateOptions& options_;
+  bool in_step_;
   std::vector<Generated> sequences_;
   std::vector<int64_t> rows_;  // batch row -> sequence
   parallel::DecodeState state_;
@@ -214,17 +225,15 @@ void generate(const models::Model& model, const GenerateIds& ids, const Generate
   parallel::StepRunner runner = model.runner_with("logits", ranks);
   const parallel::Mesh& mesh = runner.communicator().mesh();
   const int64_t sharers = mesh.group_size({"data"}), place = mesh.group_rank({"data"}, mesh.rank());
-  for (const auto& row : model.parameters->rows()) {
-    AXIAL_CHECK(sharers == 1 || row->zero_stage < 3, kOp,
-                "ZeRO stage; expected one of [0, 2] for {} ranks of 'data', got 3", sharers);
-  }
+  const auto& rows = model.parameters->rows();
+  const bool in_step = sharers > 1 && std::any_of(rows.begin(), rows.end(),
+                                                  [](const auto& row) { return row->zero_stage == 3; });
   for (int64_t first = 0, share = 0; first < options.count; first += sharers * share) {
     share = std::min(options.batch, (options.count - first + sharers - 1) / sharers);
     const int64_t own = first + place * share;
     std::vector<Generated> sequences;
-    if (own < options.count) {
-      sequences = Group(runner, ids, options, own, std::min(share, options.count - own)).run();
-    }
+    const int64_t count = std::clamp<int64_t>(options.count - own, 0, share);
+    if (count > 0 || in_step) sequences = Group(runner, ids, options, own, count, in_step).run();
     for (const std::string& text : parallel::exchange(to_text(sequences), ranks, {"data"})) {
       for (const Generated& sequence : from_text(text)) on_sequence(sequence);
     }
