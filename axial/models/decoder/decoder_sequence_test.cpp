@@ -5,6 +5,7 @@
 
 #include "axial/models/decoder/sequence_case.h"
 #include "axial/parallel/communicator/recording.h"
+#include "axial/testing/ranks/ranks.h"
 
 namespace axial::models {
 namespace {
@@ -21,6 +22,21 @@ using testing::Party;
 using testing::rows;
 
 constexpr int64_t kElements = 6072;  // of the model of BytesOfAStep
+
+// The whole model with its heads in groups, as the runner is told by its plan.
+TEST(DecoderSequence, HeadsInGroupsAreTheSame) {
+  for (const testing::DecoderCase& c : testing::decoder_cases()) {
+    const auto layout = SequenceLayout::whole(kLength);
+    const NamedTensors batch = layout.make_batch(rows(kLength), 0);
+    parallel::MemoryPolicy policy;
+    policy.recompute_group = 1;
+    policy.keep_attention = true;
+    policy.head_groups = 2;
+    const auto step = testing::take_step(c.settings, batch, nullptr, nullptr, 0.5, policy);
+    EXPECT_LE(testing::difference(step, testing::take_step(c.settings, batch, nullptr, nullptr, 0.5)), 1e-12)
+        << c.name;
+  }
+}
 
 void check_all(World& world, int64_t ring, int64_t ulysses, int64_t length = kLength) {
   Party party(world, ring, ulysses, length);

@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "axial/models/decoder/decoder_case.h"
+#include "axial/parallel/communicator/world.h"
 #include "axial/parallel/layout/sequence_layout.h"
 #include "axial/parallel/step/runner.h"
-#include "axial/testing/ranks/ranks.h"
 
 namespace axial::models::testing {
 
@@ -47,12 +47,12 @@ struct Step {
 };
 
 inline Step take_step(const nlohmann::json& settings, const NamedTensors& batch, const SequenceLayout* layout,
-                      Communicator* ranks, double loss_gradient) {
+                      Communicator* ranks, double loss_gradient, const parallel::MemoryPolicy& policy = {}) {
   Model model = all_models().at("decoder").build(settings);
   if (ranks) parallel::partition_parameters(*model.parameters, ranks->mesh(), 0);
   model.parameters->materialize(at::kCPU, at::kDouble, 11);
   parallel::StepRunner runner(model.blocks_with("loss"), *model.parameters, model.batch_names, ranks);
-  const auto plan = parallel::write_training_step(static_cast<int64_t>(runner.blocks().size()), 1, {});
+  const auto plan = parallel::write_training_step(static_cast<int64_t>(runner.blocks().size()), 1, policy);
   parallel::StepContext context{root_key(5), true, nullptr};
   context.sequence = layout;
   const parallel::StepResult result = runner.train(plan, {batch}, context, loss_gradient);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "axial/models/decoder/sequence_case.h"
+#include "axial/testing/ranks/ranks.h"
 
 namespace axial::models {
 namespace {

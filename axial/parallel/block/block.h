@@ -40,6 +40,8 @@ struct StepContext {
   const SequenceLayout* sequence = nullptr;
   /// Where attention leaves its results for a recompute of the block, or finds them; set by the runner.
   KeptResults* kept = nullptr;
+  /// Attention takes its heads in so many groups, one after the other (MemoryPolicy); set by the runner.
+  int64_t head_groups = 1;
 };
 
 /// A piece of a model that the runner may cut at. A foreign model is one block.

@@ -37,11 +37,11 @@ void same(const at::Tensor& got, const at::Tensor& exact, const std::string& wha
   require(error <= 1e-12 * size, fmt::format("{}: error {} of {}", what, error, size));
 }
 
-void check_case(const SequenceCase& c, Party& party) {
+void check_case(const SequenceCase& c, Party& party, int64_t head_groups = 1) {
   const WholeRows w = testing::whole_rows(c);
   const SequenceLayout layout = SequenceLayout::over(party.ranks->mesh(), c.length);
   const SequenceResults whole = testing::plain_attention(w);
-  const SequenceResults mine = testing::rank_attention(w, layout, party.rank, party.ranks.get());
+  const SequenceResults mine = testing::rank_attention(w, layout, party.rank, party.ranks.get(), head_groups);
   const char* names[] = {"dq", "dk", "dv", "dbias"};
   same(mine.out, layout.dim().select(whole.out, 1, party.rank), c.name + " out");
   for (size_t i = 0; i < mine.grads.size(); ++i) {
@@ -112,7 +112,10 @@ void check_bytes(Party& party, int64_t sent, int64_t exchanged) {
 
 void check_mesh(World& world, int64_t ring, int64_t ulysses) {
   Party party(world, ring, ulysses);
-  for (const SequenceCase& c : testing::sequence_cases()) check_case(c, party);
+  for (const SequenceCase& c : testing::sequence_cases()) {
+    check_case(c, party);
+    check_case(c, party, 2);
+  }
   check_bits(testing::sequence_cases()[1], party);
   check_bits(testing::sequence_cases().back(), party);
   for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf}) check_rounding(dtype, party);

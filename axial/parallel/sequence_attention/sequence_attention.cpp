@@ -130,10 +130,8 @@ at::Tensor attend_whole(const at::Tensor& q, const at::Tensor& k, const at::Tens
   return attend(q, k, v, bias, pieces[0].hidden, pieces[0].pattern, call.scale, call.kept);
 }
 
-}  // namespace
-
-at::Tensor sequence_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                              const NamedTensors& batch, const StepContext& context, const Options& options) {
+at::Tensor attend_heads(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                        const NamedTensors& batch, const StepContext& context, const Options& options) {
   const int64_t ring = degree_of(context.ranks, "ring"), ulysses = degree_of(context.ranks, "ulysses");
   ops::AttentionResult* kept = context.kept ? &context.kept->next() : nullptr;
   if (ring * ulysses == 1 && !options.bias && !options.attended_bias && !options.mask_rows) {
@@ -170,6 +168,37 @@ at::Tensor sequence_attention(const at::Tensor& q, const at::Tensor& k, const at
   }
   const std::vector<at::Tensor> parts = heads.keys_to_heads(kv).unbind(0);
   return heads.to_positions(attend_whole(queries, parts[0], parts[1], bias, call)).flatten(0, 1);
+}
+
+// The options of heads [begin, end) of `heads`.
+Options options_of(const Options& all, int64_t begin, int64_t end, int64_t heads) {
+  Options out = all;
+  if (all.alibi_slopes) out.alibi_slopes = all.alibi_slopes->narrow(0, begin, end - begin);
+  if (all.bias && all.bias->size(1) == heads) out.bias = all.bias->narrow(1, begin, end - begin);
+  return out;
+}
+
+}  // namespace
+
+at::Tensor sequence_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                              const NamedTensors& batch, const StepContext& context, const Options& options) {
+  if (context.head_groups <= 1) return attend_heads(q, k, v, batch, context, options);
+  check_qkv(q, k, v);
+  const int64_t heads = q.size(1), kv_heads = k.size(1), shared = heads / kv_heads;
+  const Sizes kv_sizes = even_sizes(kv_heads, std::min(context.head_groups, kv_heads));
+  Sizes sizes;
+  for (const int64_t size : kv_sizes) sizes.push_back(size * shared);
+  // One node each, so that backward joins the groups' gradients once.
+  const auto qs = q.split_with_sizes(sizes, 1), ks = k.split_with_sizes(kv_sizes, 1),
+             vs = v.split_with_sizes(kv_sizes, 1);
+  std::vector<at::Tensor> out;
+  int64_t begin = 0;
+  for (size_t g = 0; g < sizes.size(); ++g) {
+    const Options of_group = options_of(options, begin, begin + sizes[g], heads);
+    out.push_back(attend_heads(qs[g], ks[g], vs[g], batch, context, of_group));
+    begin += sizes[g];
+  }
+  return at::cat(out, 1);
 }
 
 }  // namespace axial::parallel

@@ -39,7 +39,8 @@ struct SequenceAttentionOptions {
 ///   k, v     [T, G, D]  dtype of q; G divides H
 ///   batch    of SequenceLayout::make_batch: reads "segments", and where ranks share rows, or with a bias or
 ///            mask, "record_starts"
-///   context  `ranks` and `sequence` say who holds what; neither: this rank holds whole rows
+///   context  `ranks` and `sequence` say who holds what; neither: this rank holds whole rows; `head_groups`
+///            parts the heads (key/value heads with their query heads, at most one group each)
 ///   returns  [T, H, D]  dtype of q
 ///
 /// Gradients: q, k, v, bias; first order only. Collective over ring and ulysses: all of their ranks call it,
@@ -57,9 +58,10 @@ struct SequenceAttentionOptions {
 /// dV stays at home. L_r is ulysses ranks * L, and H and G are those of one ulysses rank.
 ///
 /// Memory: saved are q, K and V (one block), out and [B, H, L_r, 2] statistics of one ulysses rank's heads.
-/// While it runs two blocks, and in fp32 an output and that of one piece; backward dQ, two blocks of dK and
-/// dV and the gradients of one piece. A piece is an interval of queries times one of keys; a block mask whose
-/// blocks do not begin where these do becomes a dense bias of one piece.
+/// Of one group of heads at a time: while it runs two blocks, and in fp32 an output and that of one piece;
+/// backward dQ, two blocks of dK and dV and the gradients of one piece. A piece is an interval of queries
+/// times one of keys; a block mask whose blocks do not begin where these do becomes a dense bias of one
+/// piece.
 ///
 /// Throws ValueError, on all ranks alike and before any byte is sent, for arguments that do not fit.
 at::Tensor sequence_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

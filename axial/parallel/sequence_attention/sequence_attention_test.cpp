@@ -50,16 +50,18 @@ TEST(SequenceAttention, OneRankIsSegmentAttentionToTheBit) {
   EXPECT_TRUE(self.traffic().empty());
 }
 
-TEST(SequenceAttention, OneRankWithWindowBiasAndMask) {
-  for (const SequenceCase& c : testing::sequence_cases()) {
-    const WholeRows w = testing::whole_rows(c);
-    const SequenceResults plain = testing::plain_attention(w);
-    const SequenceResults got = testing::rank_attention(w, SequenceLayout::whole(c.length), 0, nullptr);
-    EXPECT_LE(axial::testing::relative_l2(got.out, plain.out), 1e-14) << c.name;
-    for (size_t i = 0; i < got.grads.size(); ++i) {
-      EXPECT_LE(axial::testing::relative_l2(got.grads[i], plain.grads[i]), 1e-13) << c.name << " " << i;
+TEST(SequenceAttention, OneRankWithWindowBiasAndMaskInAnyGroupsOfHeads) {
+  for (const SequenceCase& c : testing::sequence_cases())
+    for (const int64_t head_groups : {1, 2, 3, 100}) {
+      const WholeRows w = testing::whole_rows(c);
+      const SequenceResults plain = testing::plain_attention(w);
+      const SequenceResults got =
+          testing::rank_attention(w, SequenceLayout::whole(c.length), 0, nullptr, head_groups);
+      EXPECT_LE(axial::testing::relative_l2(got.out, plain.out), 1e-14) << c.name;
+      for (size_t i = 0; i < got.grads.size(); ++i) {
+        EXPECT_LE(axial::testing::relative_l2(got.grads[i], plain.grads[i]), 1e-13) << c.name << " " << i;
+      }
     }
-  }
 }
 
 // A rank of a mesh whose peers do not exist, on Meta.

@@ -127,7 +127,7 @@ inline SequenceResults plain_attention(const WholeRows& w) {
 
 /// A rank's part of the rows through sequence_attention; results as [B, L, ..].
 inline SequenceResults rank_attention(const WholeRows& w, const SequenceLayout& layout, int64_t rank,
-                                      Communicator* ranks) {
+                                      Communicator* ranks, int64_t head_groups = 1) {
   const auto part = [&](const at::Tensor& t, int64_t dim) {
     if (!t.defined()) return at::Tensor();
     return layout.dim().select(t.detach(), dim, rank).contiguous().set_requires_grad(t.requires_grad());
@@ -138,6 +138,7 @@ inline SequenceResults rank_attention(const WholeRows& w, const SequenceLayout& 
   StepContext context;
   context.ranks = ranks;
   context.sequence = &layout;
+  context.head_groups = head_groups;
   const at::Tensor out = sequence_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1),
                                             layout.make_batch(w.packed, 0), context, options);
   return differentiate(out.view(q.sizes()), part(w.weight, 1), {q, k, v, bias});

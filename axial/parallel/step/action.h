@@ -46,6 +46,7 @@ struct StepPlan {
   std::vector<Action> actions;
   int64_t sends_in_flight = 0;  ///< messages over one border that may be under way; 0: any number
   int64_t grads_in_flight = 0;  ///< likewise of gradients
+  int64_t head_groups = 1;      ///< MemoryPolicy
 };
 
 /// The limit for a send or send_grad.
@@ -66,6 +67,9 @@ struct MemoryPolicy {
   /// Recomputed groups keep what attention gave, [tokens, heads, width] and row statistics of each block, so
   /// that none is computed twice.
   bool keep_attention = false;
+  /// Attention takes its heads in so many groups, one after the other: what it holds beside its inputs and
+  /// result is of one group. Calls and messages are so many times as many, and as much smaller.
+  int64_t head_groups = 1;
 };
 
 /// The part of this rank of `pipe` in a training step over `num_micro_batches`, in the order of `schedule`;

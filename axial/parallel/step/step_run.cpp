@@ -171,6 +171,7 @@ NamedTensors StepRun::call(const Block& block, const NamedTensors& inputs, KeptR
   }
   StepContext context = s_.context;
   context.kept = kept;
+  context.head_groups = s_.plan.head_groups;
   const ops::MemoryScope scope(use_of(block), block.name);
   NamedTensors outputs = block.forward(inputs, context);
   for (const auto& [input, version] : versions) {

@@ -50,6 +50,7 @@ void check_counts(int64_t num_blocks, int64_t num_micro_batches, const MemoryPol
   AXIAL_CHECK(policy.recompute_group >= 0 && policy.keep_first >= 0 && policy.keep_last >= 0, kOp,
               "memory policy; expected no negative number, got recompute_group {} keep_first {} keep_last {}",
               policy.recompute_group, policy.keep_first, policy.keep_last);
+  AXIAL_CHECK(policy.head_groups >= 1, kOp, "head_groups; expected at least 1, got {}", policy.head_groups);
   AXIAL_CHECK(0 <= policy.zero_stage && policy.zero_stage <= 3, kOp,
               "zero_stage; expected one of [0, 3], got {}", policy.zero_stage);
 }
@@ -139,7 +140,9 @@ class Writer {
   Writer(const Stages& stages, int64_t rank, const MemoryPolicy& policy)
       : stages_(stages),
         keep_attention_(policy.keep_attention),
-        groups_(cut_into_groups(stages, rank, policy, plan_)) {}
+        groups_(cut_into_groups(stages, rank, policy, plan_)) {
+    plan_.head_groups = policy.head_groups;
+  }
 
   void forward(int64_t stage, int64_t m, bool may_keep) {
     const auto [first, last] = groups_.of_stage.at(stage);

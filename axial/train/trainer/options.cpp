@@ -38,6 +38,7 @@ void TrainOptions::validate() const {
   at_least("seed", seed, 0);
   at_least("threads", threads, 0);
   at_least("recompute_group", recompute_group, 0);
+  at_least("attention_head_groups", attention_head_groups, 1);
   AXIAL_CHECK(!keep_attention || recompute_group > 0, "train",
               "keep_attention; expected false without recompute_group, where all is kept");
   at_least("validate_every", validate_every, 0);

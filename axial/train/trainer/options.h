@@ -30,6 +30,7 @@ struct TrainOptions {
   int64_t threads = 0;
   int64_t recompute_group = 0;
   bool keep_attention = false;
+  int64_t attention_head_groups = 1;
   int64_t validate_every = 100;
   int64_t validate_rows = 0;
   int64_t checkpoint_every = 100;
@@ -51,6 +52,8 @@ struct TrainOptions {
     v("recompute_group", recompute_group,
       "blocks recomputed together in backward to save memory; 0: keep all");
     v("keep_attention", keep_attention, "recomputed blocks keep what attention gave: more memory, less time");
+    v("attention_head_groups", attention_head_groups,
+      "attention takes its heads in so many groups, one after the other: less memory, more calls");
     v("validate_every", validate_every, "steps between validations; 0: only at the end");
     v("validate_rows", validate_rows, "validation rows used, evenly spread; 0: all");
     v("checkpoint_every", checkpoint_every,

@@ -69,6 +69,7 @@ const parallel::StepPlan& TrainingStep::plan_for(int64_t num_micro_batches) {
   parallel::MemoryPolicy policy;
   policy.recompute_group = options_.recompute_group;
   policy.keep_attention = options_.keep_attention;
+  policy.head_groups = options_.attention_head_groups;
   policy.zero_stage = ranks_.communicator != nullptr ? ranks_.options.zero : 0;
   const parallel::Stages& stages = runner_.stages();
   std::vector<parallel::StepPlan> plans;
@@ -125,6 +126,7 @@ double TrainingStep::sum_over(const parallel::Axes& axes, double value, double n
   if (ranks.mesh().group_size(axes) == 1) return value;
   at::Tensor sum = at::full({}, value, at::kDouble);
   if (device_.is_meta()) sum = at::empty({}, sum.options().device(device_));
+  const parallel::Communicator::ControlCalls control(ranks);
   return parallel::host_value(ranks.all_reduce(sum, axes, parallel::ReduceOp::kSum), nominal);
 }
 
