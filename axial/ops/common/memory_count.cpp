@@ -3,17 +3,61 @@
 // remembers who counts it, so that it may end in another thread and after its count.
 #include "axial/ops/common/memory_count.h"
 
+#include <ATen/record_function.h>
 #include <c10/core/Allocator.h>
 
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <set>
 #include <unordered_map>
 #include <utility>
 
 namespace axial::ops {
 
 namespace detail {
+
+// The same text for the same name, for ever.
+const std::string* interned(std::string_view name) {
+  static std::mutex mutex;
+  static std::set<std::string, std::less<>> all;
+  const std::lock_guard lock(mutex);
+  const auto found = all.find(name);
+  return found != all.end() ? &*found : &*all.emplace(name).first;
+}
+
+// Who allocates in this thread.
+struct Names {
+  const std::string* block = nullptr;
+  const std::string* op = nullptr;
+  int64_t depth = 0;  // ops that call each other
+};
+Names& names() {
+  thread_local Names names;
+  return names;
+}
+
+// While it lives, the outermost op of its thread has a name.
+class OpNames {
+ public:
+  OpNames()
+      : handle_(at::addThreadLocalCallback(
+            at::RecordFunctionCallback(&begin, &end)
+                .scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}))) {}
+  OpNames(const OpNames&) = delete;
+  OpNames& operator=(const OpNames&) = delete;
+  ~OpNames() { at::removeCallback(handle_); }
+
+ private:
+  static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& function) {
+    if (names().depth++ == 0) names().op = interned(function.name());
+    return nullptr;
+  }
+  static void end(const at::RecordFunction&, at::ObserverContext*) {
+    if (--names().depth == 0) names().op = nullptr;
+  }
+  at::CallbackHandle handle_;
+};
 
 // What one count knows; thread-safe.
 class Counted {
@@ -28,13 +72,13 @@ class Counted {
     const std::lock_guard lock(mutex_);
     const int64_t number = allocations_++;
     live_ += bytes;
-    by_use_[static_cast<size_t>(use)] += bytes;
+    add(use, bytes);
     if (live_ > peak_) {
       peak_ = live_;
       at_peak_ = by_use_;
       peak_allocation_ = number;
     }
-    if (listener_) listener_({number, bytes, use});
+    if (listener_) listener_({number, bytes, use, names().block, names().op});
     return number;
   }
 
@@ -48,21 +92,28 @@ class Counted {
   void change(int64_t number, int64_t bytes, MemoryUse from, MemoryUse to) {
     const std::lock_guard lock(mutex_);
     by_use_[static_cast<size_t>(from)] -= bytes;
-    by_use_[static_cast<size_t>(to)] += bytes;
+    add(to, bytes);
     if (listener_) listener_({number, 0, to});
   }
 
   void reset_peak() {
     const std::lock_guard lock(mutex_);
     peak_ = live_;
-    at_peak_ = by_use_;
+    at_peak_ = peaks_ = by_use_;
     peak_allocation_ = allocations_ - 1;
+  }
+
+  void add(MemoryUse use, int64_t bytes) {
+    const auto at = static_cast<size_t>(use);
+    by_use_[at] += bytes;
+    peaks_[at] = std::max(peaks_[at], by_use_[at]);
   }
 
   std::mutex mutex_;
   int64_t live_ = 0, peak_ = 0, allocations_ = 0, peak_allocation_ = -1;
-  BytesByUse by_use_{}, at_peak_{};
+  BytesByUse by_use_{}, at_peak_{}, peaks_{};
   std::function<void(const MemoryEvent&)> listener_;
+  std::unique_ptr<OpNames> op_names_;
 };
 
 }  // namespace detail
@@ -185,9 +236,19 @@ const char* name_of(MemoryUse use) {
   return kNames[static_cast<size_t>(use)];
 }
 
-MemoryScope::MemoryScope(MemoryUse use) : before_(std::exchange(current_use(), use)) {}
+MemoryScope::MemoryScope(MemoryUse use, std::string_view block)
+    : before_(std::exchange(current_use(), use)), block_before_(detail::names().block) {
+  if (!block.empty() && detail::Counted::current()) detail::names().block = detail::interned(block);
+}
 
-MemoryScope::~MemoryScope() { current_use() = before_; }
+MemoryScope::~MemoryScope() {
+  current_use() = before_;
+  detail::names().block = block_before_;
+}
+
+MemoryPause::MemoryPause() : before_(std::exchange(detail::Counted::current(), nullptr)) {}
+
+MemoryPause::~MemoryPause() { detail::Counted::current() = before_; }
 
 void set_memory_use(const at::Tensor& tensor, MemoryUse use) { MemoryCount::set_use(tensor, use); }
 
@@ -223,6 +284,11 @@ int64_t MemoryCount::peak() const {
   return state_->peak_;
 }
 
+int64_t MemoryCount::peak(MemoryUse use) const {
+  const std::lock_guard lock(state_->mutex_);
+  return state_->peaks_[static_cast<size_t>(use)];
+}
+
 BytesByUse MemoryCount::at_peak() const {
   const std::lock_guard lock(state_->mutex_);
   return state_->at_peak_;
@@ -237,6 +303,7 @@ void MemoryCount::reset_peak() { state_->reset_peak(); }
 
 void MemoryCount::listen(std::function<void(const MemoryEvent&)> listener) {
   const std::lock_guard lock(state_->mutex_);
+  state_->op_names_ = listener ? std::make_unique<detail::OpNames>() : nullptr;
   state_->listener_ = std::move(listener);
 }
 

@@ -54,9 +54,23 @@ TEST_P(MemoryCountTest, ByUse) {
   EXPECT_EQ(bytes(MemoryUse::kActivations), 320);
   EXPECT_EQ(bytes(MemoryUse::kLogits), 160);
   EXPECT_EQ(bytes(MemoryUse::kOther), 320);
+  EXPECT_EQ(memory.peak(MemoryUse::kLogits), 160);
   held.clear();  // outside of the scopes: what it was for is remembered
   EXPECT_EQ(memory.live(MemoryUse::kLogits), 0);
   EXPECT_EQ(bytes(MemoryUse::kLogits), 160);
+}
+
+TEST_P(MemoryCountTest, RestsInAPause) {
+  MemoryCount memory;
+  at::Tensor uncounted;
+  {
+    const MemoryPause pause;
+    uncounted = at::empty({10}, fp64());
+  }
+  const at::Tensor counted = at::empty({1}, fp64());
+  EXPECT_EQ(memory.live(), 8);
+  uncounted = at::Tensor();
+  EXPECT_EQ(memory.live(), 8);
 }
 
 TEST_P(MemoryCountTest, UsesMayChange) {
@@ -143,6 +157,18 @@ TEST_P(MemoryCountTest, ListenersHearEveryAllocation) {
   }
   EXPECT_EQ(live, 0);
   EXPECT_EQ(ends, 2);
+  // Who allocated what.
+  std::vector<MemoryEvent> events;
+  memory.listen([&](const MemoryEvent& event) { events.push_back(event); });
+  {
+    const MemoryScope scope(MemoryUse::kActivations, "layers.3");
+    const at::Tensor x = at::ones({4}, fp64());
+  }
+  const at::Tensor outside = at::empty({4}, fp64());
+  ASSERT_EQ(events.size(), 3U);
+  EXPECT_EQ(*events[0].block, "layers.3");
+  EXPECT_EQ(*events[0].op, "aten::ones");
+  EXPECT_EQ(events[2].block, nullptr);
   memory.listen({});
   const at::Tensor unheard = at::empty({1}, fp64());
   EXPECT_EQ(live, 0);

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -100,6 +101,8 @@ double global_gradient_norm(const parallel::ParameterTable& parameters, parallel
     add_pieces(*row, list);
     list.like = grad;
   }
+  std::optional<parallel::Communicator::ControlCalls> control;
+  if (ranks != nullptr) control.emplace(*ranks);
   at::Tensor total = at::zeros({}, at::kDouble);
   for (auto& [key, set] : sets) {
     at::Tensor sum = at::zeros({}, at::kDouble);

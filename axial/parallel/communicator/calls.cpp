@@ -79,9 +79,14 @@ at::Tensor padded(const at::Tensor& tensor, int64_t dim, int64_t size) {
   return at::cat({tensor, at::zeros(shape, tensor.options())}, dim);
 }
 
-// The pieces of `tensor` along `dim`, each lengthened to the largest, one after the other in dim 0.
+// The pieces of `tensor` along `dim`, each lengthened to the largest, one after the other in dim 0; a view
+// where they lie so.
 at::Tensor stacked(const at::Tensor& tensor, int64_t dim, const Sizes& sizes) {
   const ops::MemoryScope scope(ops::MemoryUse::kCommunication);
+  const bool even = std::all_of(sizes.begin(), sizes.end(), [&](int64_t size) { return size == sizes[0]; });
+  if (dim == 0 && even && tensor.is_contiguous()) {
+    return tensor.unflatten(0, {static_cast<int64_t>(sizes.size()), sizes[0]});
+  }
   std::vector<at::Tensor> pieces = tensor.split_with_sizes(sizes, dim);
   for (at::Tensor& piece : pieces) piece = padded(piece, dim, largest(sizes));
   return at::stack(pieces);
@@ -152,6 +157,20 @@ Pending Communicator::start_reduce_scatter(const at::Tensor& tensor, int64_t dim
     check_divisible("reduce_scatter", tensor, dim, group.size());
     sizes.assign(static_cast<size_t>(group.size()), tensor.size(dim) / group.size());
   }
+  return scatter(tensor, dim, group, op, std::move(sizes), false);
+}
+
+Pending Communicator::start_reduce_scatter_overwriting(const at::Tensor& tensor, int64_t dim,
+                                                       const Axes& axes, ReduceOp op) {
+  const Group& group = group_of(axes);
+  dim = checked_dim("reduce_scatter", tensor, dim);
+  check_divisible("reduce_scatter", tensor, dim, group.size());
+  Sizes sizes(static_cast<size_t>(group.size()), tensor.size(dim) / group.size());
+  return scatter(tensor, dim, group, op, std::move(sizes), true);
+}
+
+Pending Communicator::scatter(const at::Tensor& tensor, int64_t dim, const Group& group, ReduceOp op,
+                              Sizes sizes, bool overwrites) {
   check_sizes("reduce_scatter", sizes, group, -1, tensor.size(dim));
   if (group.size() == 1) {
     count("reduce_scatter", group, 0);
@@ -160,7 +179,7 @@ Pending Communicator::start_reduce_scatter(const at::Tensor& tensor, int64_t dim
   const bool widen = is_narrow(tensor) && transport_->sums_in_own_dtype();
   const at::Tensor source = widen ? tensor.to(at::kFloat) : tensor;
   at::Tensor in = stacked(source, dim, sizes);
-  if (in.is_alias_of(tensor)) in = in.clone();
+  if (!overwrites && in.is_alias_of(tensor)) in = in.clone();
   count("reduce_scatter", group, bytes_of(in) * (group.size() - 1) / group.size(),
         (bytes_of(in) - bytes_of(source)) * (group.size() - 1) / group.size());
   const at::Tensor out = at::empty(in.sizes().slice(1), in.options());

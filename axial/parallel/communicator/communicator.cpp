@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "axial/ops/common/memory_count.h"
 #include "axial/parallel/communicator/watch.h"
 
 namespace axial::parallel {
@@ -84,6 +85,7 @@ Pending Communicator::launch(const CallInWords& in_words, const Group& group,
   Wait said, wait;
   guarded([&] {
     if (options_.compare_calls && compares) said = compare(in_words, group);
+    const ops::MemoryPause pause;  // what a transport takes for itself is no tensor of a step
     wait = start();
   });
   return Pending([guarded, said = std::move(said), wait = std::move(wait), finish = std::move(finish)] {

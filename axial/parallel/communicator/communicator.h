@@ -110,6 +110,9 @@ class Communicator {
                                Sizes sizes = {});
   at::Tensor reduce_scatter(const at::Tensor& tensor, int64_t dim, const Axes& axes, ReduceOp op,
                             Sizes sizes = {});
+  /// Of equal pieces; the caller needs `tensor` no more, and no copy is made of a contiguous one along dim 0.
+  Pending start_reduce_scatter_overwriting(const at::Tensor& tensor, int64_t dim, const Axes& axes,
+                                           ReduceOp op);
 
   /// Cut along `split_dim` into pieces of `split_sizes`, exchange, join along `join_dim` what has
   /// `join_sizes` there. No sizes: equal pieces, and joined ones as long as here.
@@ -155,6 +158,8 @@ class Communicator {
  private:
   const Group& group_of(const Axes& axes);
   void count(const char* op, const Group& group, int64_t bytes, int64_t padding = 0);
+  Pending scatter(const at::Tensor& tensor, int64_t dim, const Group& group, ReduceOp op, Sizes sizes,
+                  bool overwrites);
   // Debug: throws where ranks are about to do different things; the wait is for what a send says of itself.
   Wait compare(const CallInWords& call, const Group& group);
   void compare_with_all(const CallInWords& call, const Group& group);

@@ -17,8 +17,6 @@ namespace axial::parallel {
 namespace {
 
 constexpr const char* kOp = "replicas";
-// Buffers of gradients under way: one is summed while the next is filled.
-constexpr size_t kReducesInFlight = 2;
 
 at::ScalarType gradient_dtype(const Parameter& parameter) {
   return parameter.value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -175,7 +173,8 @@ Replicas::Transfer Replicas::start_reduce(std::vector<Parameter*> parameters) {
   if (scatter) {
     const at::Tensor buffer = rows.size() == 1 ? rows[0] : at::cat(rows, 1);
     rows.clear();
-    return {ranks_.start_reduce_scatter(buffer, 0, axes, ReduceOp::kSum), std::move(parameters), true};
+    return {ranks_.start_reduce_scatter_overwriting(buffer, 0, axes, ReduceOp::kSum), std::move(parameters),
+            true};
   }
   at::Tensor buffer = rows.size() == 1 ? rows[0] : at::cat(rows);
   rows.clear();
@@ -214,13 +213,9 @@ void Replicas::reduce(const std::vector<Parameter*>& summed) {
       p->local_grad.reset();
     }
   }
-  for (auto& list : by_partition(together, true)) {
-    while (reduces_.size() >= kReducesInFlight) {
-      finish_reduce(reduces_.front());
-      reduces_.pop_front();
-    }
-    reduces_.push_back(start_reduce(std::move(list)));
-  }
+  // The sums before have had the time of a backward; their buffers make room for these.
+  if (!together.empty()) wait_reduced();
+  for (auto& list : by_partition(together, true)) reduces_.push_back(start_reduce(std::move(list)));
 }
 
 void Replicas::wait_reduced() {

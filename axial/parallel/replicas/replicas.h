@@ -12,7 +12,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <vector>
 
@@ -41,8 +40,8 @@ class Replicas {
   /// Undo one gather; the last one frees the values.
   void release(const std::vector<Parameter*>& wanted);
 
-  /// Start to sum these parameters' local_grad over the ranks into grad, and clear it; waits for the oldest
-  /// sum but one. One without gradient here counts as zeros when it needs one. Gradients are complete after
+  /// Start to sum these parameters' local_grad over the ranks into grad, and clear it; waits for the
+  /// sums before. One without gradient here counts as zeros when it needs one. Gradients are complete after
   /// wait_reduced().
   void reduce(const std::vector<Parameter*>& summed);
   void wait_reduced();
@@ -73,8 +72,7 @@ class Replicas {
   ParameterTable& parameters_;
   Communicator& ranks_;
   std::map<Parameter*, int64_t> users_;
-  std::vector<Transfer> gathers_;
-  std::deque<Transfer> reduces_;
+  std::vector<Transfer> gathers_, reduces_;
 };
 
 }  // namespace axial::parallel

@@ -12,6 +12,7 @@
 #include "axial/ops/embedding/embedding.h"
 #include "axial/ops/linear/linear.h"
 #include "axial/parallel/tensor/tensor_case.h"
+#include "axial/testing/ranks/ranks.h"
 
 namespace axial::parallel {
 namespace {

@@ -7,13 +7,15 @@
 #include <cstdint>
 #include <string>
 
+#include "axial/core/check/check.h"
 #include "axial/parallel/tensor/heads.h"
 #include "axial/parallel/tensor/vocabulary.h"
-#include "axial/testing/ranks/ranks.h"
 
 namespace axial::parallel::test {
 
-using axial::testing::require;
+inline void require(bool ok, const std::string& text) {
+  if (!ok) throw Error(text);
+}
 
 inline constexpr int64_t kBatch = 2, kLength = 7, kWidth = 5;
 

@@ -13,6 +13,7 @@
 #include "axial/ops/linear/linear.h"
 #include "axial/parallel/communicator/recording.h"
 #include "axial/parallel/tensor/tensor_case.h"
+#include "axial/testing/ranks/ranks.h"
 
 namespace axial::parallel {
 namespace {
