@@ -21,7 +21,7 @@ struct Arguments {
   bool max_sequence = false;
   bool max_batch = false;
   int64_t unit = 1024;
-  std::filesystem::path json;
+  std::filesystem::path json, picture;
 };
 
 class Planner {
@@ -98,6 +98,7 @@ int run(const Arguments& arguments) {
   const train::Plan plan = planner.plan(found);
   fmt::print("{}", train::to_text(plan));
   if (!arguments.json.empty()) write_file_atomically(arguments.json, train::to_json(plan).dump(1) + "\n");
+  if (!arguments.picture.empty()) write_file_atomically(arguments.picture, train::to_picture(plan));
   return plan.fits() ? 0 : 3;
 }
 
@@ -121,6 +122,7 @@ void register_plan(CommandRegistry& registry) {
     command.add_option("--unit", arguments->unit, "of --max-sequence: lengths are multiples of it")
         ->check(CLI::Range(int64_t{1}, std::numeric_limits<int64_t>::max()));
     command.add_option("--json", arguments->json, "file for the whole plan");
+    command.add_option("--picture", arguments->picture, "SVG for what lives as the step goes on");
     command.footer(
         "The real step runs on tensors without memory, once for every role that a rank has, and its bytes "
         "are\n"

@@ -3,6 +3,7 @@
 // stopped.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -18,6 +19,7 @@
 #include "axial/core/text/text.h"
 #include "axial/models/common/parallelize.h"
 #include "axial/optim/schedule/schedule.h"
+#include "axial/train/plan/plan.h"
 #include "axial/train/recipe/run_recipe.h"
 #include "axial/train/run_folder/run_folder.h"
 #include "axial/train/trainer/trainer.h"
@@ -92,6 +94,17 @@ void print_summary(const TrainResult& result, const models::Model& model,
     table.add_row({"at step", with_commas(result.best_step)});
   }
   fmt::print("\n{}\ncheckpoint: {}\ncurve: {}\n", table.render(), result.checkpoint.string(), curve.string());
+}
+
+// What the lists of all ranks come to, run without data before anything is trained.
+void print_plan(const RunRecipe& recipe, const models::ModelRegistry& registry,
+                const data::Tokenizer& tokenizer, int64_t world_size) {
+  const auto roles = train::plan_step(train::step_of(recipe, registry, tokenizer, world_size));
+  const auto most = std::max_element(
+      roles.begin(), roles.end(), [](const auto& a, const auto& b) { return a.peak_bytes < b.peak_bytes; });
+  const std::string where = world_size == 1 ? "" : fmt::format(" on rank {}", most->ranks.front());
+  fmt::print("a step takes at most {} of tensors{}, {} of them kept between steps\n",
+             human_bytes(most->peak_bytes), where, human_bytes(most->resident_bytes));
 }
 
 // The model that a new run starts from, checked.
@@ -169,6 +182,7 @@ int train_on(parallel::World& world, const Arguments& arguments) {
     genomes = data::open_genome_data(recipe.data, static_cast<uint64_t>(recipe.train.seed), sequence);
   });
   print_report(genomes.report);
+  if (first) print_plan(recipe, registry, *genomes.tokenizer, world.size());
   inputs.training = genomes.train.get();
   inputs.validation = genomes.validation.get();
   inputs.tokenizer = genomes.tokenizer->to_json();

@@ -14,7 +14,8 @@ namespace axial::train {
 namespace {
 
 // Okabe and Ito's palette: told apart with any colour vision.
-constexpr std::array<const char*, 5> kCurveColours{"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"};
+constexpr std::array<const char*, 8> kCurveColours{"#0072B2", "#D55E00", "#009E73", "#CC79A7",
+                                                   "#56B4E9", "#E69F00", "#F0E442", "#000000"};
 constexpr const char* kInk = "#222222";
 constexpr const char* kFaint = "#E3E3E3";
 constexpr const char* kBaselineInk = "#666666";
@@ -83,6 +84,12 @@ void draw_curve(std::string& svg, const Curve& curve, const Frame& f, const char
         "stroke-linejoin=\"round\"/>\n",
         path_data(points, f), colour, width, opacity);
   };
+  if (curve.style == CurveStyle::kArea) {
+    if (curve.points.empty()) return;
+    svg += fmt::format("<path d=\"{}V{:.1f}H{:.1f}Z\" fill=\"{}\"/>\n", path_data(curve.points, f), f.bottom,
+                       f.px(curve.points.front().x), colour);
+    return;
+  }
   if (curve.style == CurveStyle::kSmoothed) {
     line(curve.points, 1, 0.28);
     line(smoothed(curve.points), 2.2, 1);

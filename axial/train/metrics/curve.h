@@ -17,7 +17,8 @@ struct CurvePoint {
 
 enum class CurveStyle {
   kSmoothed,  ///< faint raw line and a bold moving average over it
-  kMarked     ///< a line with a dot per point
+  kMarked,    ///< a line with a dot per point
+  kArea       ///< filled down to the axis: of stacked values the sums, the largest first
 };
 
 struct Curve {

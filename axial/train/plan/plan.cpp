@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <numeric>
 #include <set>
 
 #include "axial/core/check/check.h"
@@ -22,19 +24,51 @@ int64_t num_communicators(const RankPlan& plan) {
   return static_cast<int64_t>(axes.size());
 }
 
+std::vector<ops::BytesByUse> timeline_of(const std::vector<ops::MemoryEvent>& events) {
+  const size_t stretch = events.size() / kTimeline + 1;
+  std::vector<ops::BytesByUse> out;
+  std::map<int64_t, ops::MemoryEvent> live;
+  ops::BytesByUse now{}, highest{};
+  const auto sum = [](const ops::BytesByUse& bytes) {
+    return std::accumulate(bytes.begin(), bytes.end(), int64_t{0});
+  };
+  for (size_t i = 0; i < events.size(); ++i) {
+    const ops::MemoryEvent& event = events[i];
+    ops::MemoryEvent& known = live[event.allocation];
+    if (event.bytes > 0) known = event;
+    if (event.bytes == 0) {  // another use
+      now[static_cast<size_t>(known.use)] -= known.bytes;
+      now[static_cast<size_t>(event.use)] += known.bytes;
+      known.use = event.use;
+    } else {
+      now[static_cast<size_t>(event.use)] += event.bytes;
+    }
+    if (event.bytes < 0) live.erase(event.allocation);
+    if (i % stretch == 0 || sum(now) > sum(highest)) highest = now;
+    if (i % stretch + 1 == stretch || i + 1 == events.size()) out.push_back(highest);
+  }
+  return out;
+}
+
 }  // namespace
 
-Plan plan_recipe(const RunRecipe& recipe, const models::ModelRegistry& registry, int64_t world_size,
-                 const Device& device) {
-  const auto begin = std::chrono::steady_clock::now();
-  const auto tokenizer = data::make_tokenizer(recipe.data.tokenizer);
+StepToPlan step_of(const RunRecipe& recipe, const models::ModelRegistry& registry,
+                   const data::Tokenizer& tokenizer, int64_t world_size) {
   StepToPlan what;
-  what.build = [&] { return build_model(recipe, registry, *tokenizer); };
+  what.build = [&] { return build_model(recipe, registry, tokenizer); };
   what.registry = &registry;
   what.train = recipe.train;
   what.parallel = recipe.parallel;
   what.world_size = world_size;
   what.row_length = recipe.data.sequence_length;
+  return what;
+}
+
+Plan plan_recipe(const RunRecipe& recipe, const models::ModelRegistry& registry, int64_t world_size,
+                 const Device& device) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto tokenizer = data::make_tokenizer(recipe.data.tokenizer);
+  const StepToPlan what = step_of(recipe, registry, *tokenizer, world_size);
   Plan plan;
   plan.device = device;
   plan.world_size = world_size;
@@ -51,6 +85,7 @@ Plan plan_recipe(const RunRecipe& recipe, const models::ModelRegistry& registry,
       ranks.reserved = replay(step.events, {0, device.expandable_segments});
       ranks.reserved.fits = false;
     }
+    ranks.timeline = timeline_of(step.events);
     step.events = {};
     ranks.step = std::move(step);
   }

@@ -16,10 +16,14 @@
 
 namespace axial::train {
 
+inline constexpr int64_t kTimeline = 600;
+
 /// Ranks of one role on a device.
 struct PlannedRanks {
   RankPlan step;
-  Reserved reserved;          ///< of torch's allocator on this device
+  Reserved reserved;  ///< of torch's allocator on this device
+  /// Bytes by use as the step goes on, at most kTimeline points: of each stretch of allocations its highest.
+  std::vector<ops::BytesByUse> timeline;
   int64_t outside_bytes = 0;  ///< context and communicators
   int64_t needed_bytes() const { return reserved.peak_reserved + outside_bytes; }
 };
@@ -43,6 +47,10 @@ struct Plan {
   int64_t spare_bytes() const;
 };
 
+/// The step of a recipe's run; all must outlive it.
+StepToPlan step_of(const RunRecipe& recipe, const models::ModelRegistry& registry,
+                   const data::Tokenizer& tokenizer, int64_t world_size);
+
 /// Run the recipe's step without data. Throws what plan_step and build_model throw.
 Plan plan_recipe(const RunRecipe& recipe, const models::ModelRegistry& registry, int64_t world_size,
                  const Device& device);
@@ -51,8 +59,9 @@ Plan plan_recipe(const RunRecipe& recipe, const models::ModelRegistry& registry,
 /// not beyond; asked of about 2 log2(result / unit) numbers, at most of `most`.
 int64_t largest_that_fits(int64_t unit, int64_t most, const std::function<bool(int64_t)>& fits);
 
-/// For --json and for pictures.
 nlohmann::json to_json(const Plan& plan);
+/// An SVG of what lives on the largest role as its step goes on, stacked by use.
+std::string to_picture(const Plan& plan);
 /// Tables for the terminal.
 std::string to_text(const Plan& plan);
 

@@ -4,7 +4,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <thread>
+#include <tuple>
 
 #include "axial/core/check/check.h"
 #include "axial/models/common/parallelize.h"
@@ -67,6 +69,38 @@ data::Batch planned_rows(const StepToPlan& what, const SequenceLayout& layout,
   return batch;
 }
 
+// "attention backward" of "autograd::engine::evaluate_function: torch::autograd::CppNode<..::Attention>".
+std::string op_name(const std::string* name) {
+  if (name == nullptr) return "";
+  constexpr std::string_view kEvaluate = "autograd::engine::evaluate_function: ";
+  if (!name->starts_with(kEvaluate)) return *name;
+  std::string node = name->substr(kEvaluate.size());
+  node = node.substr(node.rfind("::") == std::string::npos ? 0 : node.rfind("::") + 2);
+  while (!node.empty() && node.back() == '>') node.pop_back();
+  return node + " backward";
+}
+
+// What lived after the allocation of the peak.
+std::vector<AliveAtPeak> alive_at(const std::vector<ops::MemoryEvent>& events, int64_t peak_allocation) {
+  std::map<int64_t, ops::MemoryEvent> live;
+  for (const ops::MemoryEvent& event : events) {
+    if (event.bytes > 0) live[event.allocation] = event;
+    if (event.bytes == 0 && live.contains(event.allocation)) live[event.allocation].use = event.use;
+    if (event.bytes < 0) live.erase(event.allocation);
+    if (event.bytes > 0 && event.allocation == peak_allocation) break;
+  }
+  std::map<std::tuple<std::string, std::string, ops::MemoryUse>, AliveAtPeak> sums;
+  for (const auto& [number, event] : live) {
+    const std::string block = event.block ? *event.block : "", op = op_name(event.op);
+    AliveAtPeak& sum = sums[{block, op, event.use}];
+    sum = {block, op, event.use, sum.count + 1, sum.bytes + event.bytes};
+  }
+  std::vector<AliveAtPeak> out;
+  for (auto& [key, sum] : sums) out.push_back(std::move(sum));
+  std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+  return out;
+}
+
 RankPlan run_rank(const StepToPlan& what, const Mesh& mesh, std::unique_ptr<parallel::Transport> transport,
                   bool with_events) {
   RankPlan plan;
@@ -90,6 +124,7 @@ RankPlan run_rank(const StepToPlan& what, const Mesh& mesh, std::unique_ptr<para
   plan.at_peak = memory.at_peak();
   plan.traffic = ranks.traffic();
   memory.listen({});
+  plan.alive = alive_at(plan.events, memory.peak_allocation());
   return plan;
 }
 

@@ -29,6 +29,15 @@ struct StepToPlan {
   std::function<data::Batch(const parallel::SequenceLayout& layout, int64_t first, int64_t count)> rows;
 };
 
+/// Tensors that one op of one block allocated and that lived at the peak.
+struct AliveAtPeak {
+  std::string block;  ///< "": outside of blocks
+  std::string op;
+  ops::MemoryUse use = ops::MemoryUse::kOther;
+  int64_t count = 0;
+  int64_t bytes = 0;
+};
+
 /// What ranks of one role do.
 struct RankPlan {
   std::vector<int64_t> ranks;  ///< that hold and do the same, ascending
@@ -39,6 +48,7 @@ struct RankPlan {
   /// By ("data+ring", "all_reduce"), of the step.
   std::map<std::pair<std::string, std::string>, parallel::Traffic> traffic;
   std::vector<ops::MemoryEvent> events;  ///< of making and step, in order, where wanted
+  std::vector<AliveAtPeak> alive;        ///< largest first, where events are wanted
 };
 
 /// One pass per role: ranks whose rows, positions, stage and parts of every parameter have equal sizes. The

@@ -32,6 +32,7 @@ struct Case {
   Precision precision = Precision::kFp32;
   int64_t batch = 6;
   bool tied = false;
+  int64_t head_groups = 1;
 };
 
 std::string name_of(const Case& c) {
@@ -42,7 +43,9 @@ std::string name_of(const Case& c) {
       fmt::format("{}{}{}", m.sequence_regions ? ", regions" : "",
                   m.stages_per_rank > 1 ? fmt::format(", {} stages a rank", m.stages_per_rank) : "",
                   m.pipe_schedule == parallel::PipeSchedule::kGPipe ? ", GPipe" : ""),
-      m.zero, c.recompute, c.keep_attention ? ", attention kept" : "",
+      m.zero, c.recompute,
+      fmt::format("{}{}", c.keep_attention ? ", attention kept" : "",
+                  c.head_groups > 1 ? fmt::format(", heads in {}", c.head_groups) : ""),
       c.precision == Precision::kBf16 ? "bf16" : "fp32");
 }
 
@@ -85,6 +88,7 @@ StepToPlan step_of(const Case& c, int64_t world_size, const models::ModelRegistr
   what.train.precision = c.precision;
   what.train.recompute_group = c.recompute;
   what.train.keep_attention = c.keep_attention;
+  what.train.attention_head_groups = c.head_groups;
   what.train.schedule.warmup_steps = 0;
   what.parallel = c.mesh;
   what.world_size = world_size;
@@ -212,7 +216,8 @@ TEST(PlanStep, OneRank) {
                     {mesh(1, 1, 1, 1), 2, true},
                     {mesh(1, 1, 1, 1), 0, false, kBf16},
                     {mesh(1, 1, 1, 1), 3, false, kBf16},
-                    {mesh(1, 1, 1, 1), 0, false, kFp32, 2, true}}),
+                    {mesh(1, 1, 1, 1), 0, false, kFp32, 2, true},
+                    {mesh(1, 1, 1, 1), 1, true, kFp32, 6, false, 2}}),
             "");
 }
 
@@ -244,6 +249,8 @@ TEST(PlanStep, FourRanks) {
   EXPECT_EQ(run(4, {{mesh(4, 1, 1, 1, 3), 1},
                     {mesh(1, 4, 1, 1)},
                     {mesh(1, 4, 1, 1, 3), 2},
+                    {mesh(1, 4, 1, 1, 3), 2, false, kFp32, 6, false, 2},
+                    {mesh(1, 2, 2, 1, 1), 1, true, kFp32, 6, false, 2},
                     {mesh(1, 1, 4, 1)},
                     {mesh(1, 1, 1, 4, 0, true)},
                     {mesh(2, 2, 1, 1, 3)},
@@ -260,6 +267,32 @@ TEST(PlanStep, FourRanks) {
                     {piped(mesh(1, 1, 2, 1, 2), 1, true), 2},
                     {piped(mesh(1, 1, 1, 2, 0, true), 2), 1, false, kFp32, 6, true}}),
             "");
+}
+
+// Of a whole step of training, per rank of 4, by literal numbers: P parameters of fp32 are 4 P bytes, an
+// all-reduce sends 2 * 3/4 of them, a gather or scatter 3/4; three micro-batches; control apart.
+TEST(PlanStep, TrafficOfAWholeStep) {
+  const models::ModelRegistry registry = models::all_models();
+  using Sent = std::map<std::string, int64_t>;
+  const auto sent = [&](int64_t zero) {
+    StepToPlan what = step_of({mesh(4, 1, 1, 1, zero)}, 4, registry);
+    what.train.batch = 24;
+    const std::vector<RankPlan> plans = plan_step(what);
+    EXPECT_EQ(plans.size(), 1U);
+    EXPECT_EQ(plans[0].parameters, 73152);
+    Sent out;
+    for (const auto& [key, traffic] : plans[0].traffic) out[key.second] += traffic.bytes;
+    return out;
+  };
+  static_assert(73152 * 4 * 3 / 4 == 219456);
+  EXPECT_EQ(sent(0), (Sent{{"all_reduce", 2 * 219456}, {"control", 36}}));
+  EXPECT_EQ(sent(1), (Sent{{"reduce_scatter", 219456}, {"all_gather", 219456}, {"control", 48}}));
+  EXPECT_EQ(sent(2), (Sent{{"reduce_scatter", 3 * 219456}, {"all_gather", 219456}, {"control", 48}}));
+  // Twice per micro-batch, but for what stays: the head (69 x 48) at each turn, the embedding (as large)
+  // between micro-batches.
+  const int64_t stays = (3 + 2) * 69 * 48 * 4 * 3 / 4;
+  EXPECT_EQ(sent(3),
+            (Sent{{"reduce_scatter", 3 * 219456}, {"all_gather", 6 * 219456 - stays}, {"control", 48}}));
 }
 
 TEST(PlanStep, NamesWhatDoesNotFit) {

@@ -3,8 +3,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <map>
+#include <tuple>
+
 #include "axial/core/text/table.h"
 #include "axial/core/text/text.h"
+#include "axial/train/metrics/curve.h"
 #include "axial/train/plan/plan.h"
 
 namespace axial::train {
@@ -68,6 +73,36 @@ std::string traffic_table(const PlannedRanks& ranks) {
   return table.render();
 }
 
+// Layers of one kind are one line: "layers.*".
+std::string kind_of(const std::string& block) {
+  std::string out;
+  for (size_t i = 0; i < block.size(); ++i) {
+    const bool digit = block[i] >= '0' && block[i] <= '9';
+    if (!digit) out += block[i];
+    if (digit && (out.empty() || out.back() != '*')) out += '*';
+  }
+  return out;
+}
+
+std::string alive_table(const PlannedRanks& ranks) {
+  std::map<std::tuple<std::string, std::string, ops::MemoryUse>, std::pair<int64_t, int64_t>> sums;
+  for (const AliveAtPeak& alive : ranks.step.alive) {
+    auto& [count, bytes] = sums[{kind_of(alive.block), alive.op, alive.use}];
+    count += alive.count;
+    bytes += alive.bytes;
+  }
+  std::vector<std::pair<int64_t, std::vector<std::string>>> rows;
+  for (const auto& [key, sum] : sums) {
+    const auto& [block, op, use] = key;
+    rows.push_back(
+        {sum.second, {block, op, ops::name_of(use), with_commas(sum.first), human_bytes(sum.second)}});
+  }
+  std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  TextTable table({{"block"}, {"op"}, {"use"}, {"tensors", Align::kRight}, {"bytes", Align::kRight}});
+  for (size_t i = 0; i < std::min<size_t>(rows.size(), 12); ++i) table.add_row(rows[i].second);
+  return table.render();
+}
+
 bool sends(const PlannedRanks& ranks) {
   for (const auto& [key, traffic] : ranks.step.traffic) {
     if (traffic.bytes > 0) return true;
@@ -85,7 +120,16 @@ json to_json(const PlannedRanks& ranks) {
                        {"bytes", t.bytes},
                        {"padding", t.padding}});
   }
+  json alive = json::array();
+  for (const AliveAtPeak& a : ranks.step.alive) {
+    alive.push_back({{"block", a.block},
+                     {"op", a.op},
+                     {"use", ops::name_of(a.use)},
+                     {"count", a.count},
+                     {"bytes", a.bytes}});
+  }
   return {{"ranks", ranks.step.ranks},
+          {"alive", alive},
           {"parameters", ranks.step.parameters},
           {"resident_bytes", ranks.step.resident_bytes},
           {"peak_bytes", ranks.step.peak_bytes},
@@ -105,6 +149,8 @@ std::string to_text(const Plan& plan) {
                   with_commas(plan.parameters), plan.batch, with_commas(plan.row_length), plan.micro_batch,
                   plan.world_size, plan.device.name, memory_table(plan));
   const PlannedRanks& largest = plan.largest();
+  text += fmt::format("alive at the peak of rank {}, largest first\n\n{}\n", largest.step.ranks.front(),
+                      alive_table(largest));
   if (sends(largest)) {
     text +=
         fmt::format("sent by rank {} in a step\n\n{}\n", largest.step.ranks.front(), traffic_table(largest));
@@ -116,6 +162,35 @@ std::string to_text(const Plan& plan) {
                             human_bytes(std::max<int64_t>(-spare, 0)), human_bytes(plan.device.memory),
                             largest.step.ranks.front());
   return text;
+}
+
+std::string to_picture(const Plan& plan) {
+  constexpr double kGiB = 1 << 30;
+  const PlannedRanks& largest = plan.largest();
+  CurvePlot plot;
+  plot.title = fmt::format("rank {} of {}: {} rows of {} tokens at a time", largest.step.ranks.front(),
+                           plan.world_size, plan.micro_batch, with_commas(plan.row_length));
+  plot.x_label = "allocations and releases, in hundredths of making the model and one step";
+  plot.y_label = "GiB of tensors";
+  plot.exp_name = "";
+  // What lies on top first: each area covers the ones below it.
+  for (size_t top = std::size(kUses); top-- > 0;) {
+    Curve curve{ops::name_of(kUses[top]), {}, CurveStyle::kArea};
+    for (size_t i = 0; i < largest.timeline.size(); ++i) {
+      double sum = 0;
+      for (size_t u = 0; u <= top; ++u) {
+        sum += static_cast<double>(largest.timeline[i][static_cast<size_t>(kUses[u])]);
+      }
+      const double x = 100.0 * static_cast<double>(i + 1) / static_cast<double>(largest.timeline.size());
+      curve.points.push_back({x, sum / kGiB});
+    }
+    plot.curves.push_back(std::move(curve));
+  }
+  const double room = static_cast<double>(plan.device.memory - largest.outside_bytes) / kGiB;
+  if (room < 3 * static_cast<double>(largest.step.peak_bytes) / kGiB) {
+    plot.baselines.push_back({plan.device.name, room});
+  }
+  return render_curve(plot);
 }
 
 json to_json(const Plan& plan) {

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""axial plan: what a run takes on devices that are not there; what does not fit, and what does not exist."""
+
+import json
+import pathlib
+import resource
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = "name: tiny\nmemory: {memory}\nexpandable_segments: {expandable}\n"
+LARGE = """
+model: {type: decoder, hidden_size: 5760, num_layers: 64, num_heads: 80, ffn_size: 23040, max_positions: 131072}
+data: {tokenizer: {kind: codon}, sequence_length: 131072}
+train: {batch: 1, micro_batch: 1, precision: bf16, recompute_group: 1}
+parallel: {ring: 8, ulysses: 8, zero: 3}
+"""
+
+
+@pytest.fixture
+def plan(axial_program, test_recipe, tmp_path):
+    """Run the command on the test recipe (or another) and return what it says; the plan as JSON is beside."""
+
+    def run(*arguments, recipe=None, code=0):
+        file = tmp_path / "plan.json"
+        file.unlink(missing_ok=True)
+        done = subprocess.run(
+            [str(axial_program), "plan", str(recipe or test_recipe), "--json", str(file), *map(str, arguments)],
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        return done, json.loads(file.read_text()) if file.exists() else None
+
+    return run
+
+
+def device(tmp_path, memory: int, expandable: bool = False) -> pathlib.Path:
+    path = tmp_path / f"device_{memory}.yaml"
+    path.write_text(TINY.format(memory=memory, expandable=str(expandable).lower()))
+    return path
+
+
+def test_parts_add_up(plan):
+    done, made = plan("--device", "a100-40gb", "--world", 4, "--set", "parallel.zero=3")
+    (role,) = made["roles"]
+    assert role["ranks"] == [0, 1, 2, 3]
+    assert sum(role["at_peak"].values()) == role["peak_bytes"]
+    assert sum(alive["bytes"] for alive in role["alive"]) == role["peak_bytes"]
+    assert any(alive["block"].startswith("layer.") and alive["op"] for alive in role["alive"])
+    assert role["needed_bytes"] == role["reserved_bytes"] + role["outside_bytes"]
+    assert role["reserved_bytes"] >= role["peak_bytes"] > role["resident_bytes"] > 0
+    assert made["fits"] and made["spare_bytes"] == made["device"]["memory"] - role["needed_bytes"]
+    assert {t["op"] for t in role["traffic"]} >= {"all_gather", "reduce_scatter", "control"}
+    for word in ("parameters", "fragmentation", "needed", "0-3", "fits:"):
+        assert word in done.stdout
+
+
+def test_a_picture_shows_every_use(plan, tmp_path):
+    plan("--picture", tmp_path / "plan.svg", "--set", "train.recompute_group=1")
+    picture = (tmp_path / "plan.svg").read_text()
+    assert picture.startswith("<svg") and picture.count("<path") > 8
+    for use in ("parameters", "optimizer", "activations", "gradients"):
+        assert use in picture
+
+
+def test_stages_of_a_pipeline_have_roles_of_their_own(plan):
+    _, made = plan("--world", 2, "--set", "parallel.pipe=2")
+    assert [role["ranks"] for role in made["roles"]] == [[0], [1]]
+    sent = [{t["op"]: t["bytes"] for t in role["traffic"] if t["axes"] == "pipe"} for role in made["roles"]]
+    assert sent[0]["send"] == sent[1]["send"] > 0  # activations there, their gradients back
+
+
+def test_what_does_not_fit_says_by_how_much(plan, tmp_path):
+    _, made = plan()
+    needed = made["roles"][0]["needed_bytes"]
+    done, tight = plan("--device", device(tmp_path, 1 << 20), code=3)
+    assert not tight["fits"] and tight["spare_bytes"] < 0
+    assert "does not fit:" in done.stdout and "missing on rank 0" in done.stdout
+    assert needed > 1 << 20
+
+
+@pytest.mark.parametrize("expandable", [False, True])
+def test_the_longest_rows_fit_and_longer_ones_do_not(plan, tmp_path, expandable):
+    small = device(tmp_path, 64 << 20, expandable)
+    done, made = plan("--device", small, "--max-sequence", "--unit", 64)
+    longest = made["row_length"]
+    assert longest % 64 == 0 and f"longest rows: {longest:,} tokens" in done.stdout
+
+    def with_length(length):
+        return ["--set", f"data.sequence_length={length}", "--set", f"model.max_positions={length}"]
+
+    plan("--device", small, *with_length(longest))
+    plan("--device", small, *with_length(longest + 64), code=3)
+
+
+def test_the_largest_batch_is_of_every_data_rank(plan, tmp_path):
+    small = device(tmp_path, 64 << 20)
+    _, made = plan("--device", small, "--max-batch", "--world", 2)
+    assert made["batch"] == 2 * made["micro_batch"] > 2
+    more = made["micro_batch"] + 1
+    plan(
+        "--device", small, "--world", 2, "--set", f"train.micro_batch={more}",
+        "--set", f"train.batch={2 * more}", code=3,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments,said",
+    [
+        (["--device", "a100-40g"], "did you mean 'a100-40gb'?"),
+        (["--device", "nowhere.yaml"], "nowhere.yaml"),
+        (["--world", "3", "--set", "parallel.tensor=2"], "expected a divisor of 3 ranks, got 2"),
+        (["--world", "0"], "--world"),
+        (["--set", "model.hiden_size=8"], "did you mean 'hidden_size'?"),
+        (["--max-sequence", "--max-batch"], "excludes"),
+    ],
+)
+def test_what_cannot_be_planned_is_named(axial_program, test_recipe, arguments, said):
+    done = subprocess.run(
+        [str(axial_program), "plan", str(test_recipe), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode not in (0, 3)
+    assert said in done.stderr, done.stderr
+
+
+def test_devices_of_a_file_are_read_strictly(axial_program, test_recipe, tmp_path):
+    for text, said in [
+        ("name: x\n", "memory"),
+        ("memory: -1\n", "expected bytes"),
+        ("memory: 100\nmemoryy: 3\n", "did you mean 'memory'?"),
+    ]:
+        path = tmp_path / "device.yaml"
+        path.write_text(text)
+        done = subprocess.run(
+            [str(axial_program), "plan", str(test_recipe), "--device", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode not in (0, 3)
+        assert said in done.stderr, done.stderr
+        assert "device.yaml" in done.stderr, done.stderr
+
+
+def test_a_model_of_25_billion_takes_little_memory(plan, tmp_path):
+    recipe = tmp_path / "large.yaml"
+    recipe.write_text(LARGE)
+    _, made = plan("--world", 64, "--device", "a100-40gb", recipe=recipe)
+    assert made["parameters"] > 25e9
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 << 20  # KiB
+
+
+def test_training_says_what_a_step_takes(axial_program, test_recipe, tmp_path):
+    genes = tmp_path / "genes.fasta"
+    genes.write_text("".join(f">g{i}\n{'ATGGCCAAA' * (20 + i)}TAA\n" for i in range(40)))
+    done = subprocess.run(
+        [
+            str(axial_program), "train", str(test_recipe), "--data", str(genes), "--out", str(tmp_path / "run"),
+            "--set", "train.steps=2", "--set", "train.schedule.warmup_steps=1",
+        ],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "a step takes at most " in done.stdout and "of tensors" in done.stdout
