@@ -36,10 +36,10 @@ void wait_until_let_go(const c10::intrusive_ptr<c10d::Work>& work) {
   while (work.use_count() > 1 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
 }
 
-Wait wait_for(c10::intrusive_ptr<c10d::Work> work) {
-  return [work = std::move(work)] {
+Wait wait_for(c10::intrusive_ptr<c10d::Work> work, const at::Tensor& buffer) {
+  return [work = std::move(work), on_host = buffer.is_cpu()] {
     work->wait();
-    wait_until_let_go(work);
+    if (on_host) wait_until_let_go(work);
   };
 }
 
@@ -88,15 +88,17 @@ class Backends {
 
   Wait send(std::vector<at::Tensor> tensors, const Line& line, const Group& group, const Group& world) {
     const int64_t to = global(line.to, group);
-    if (options_.connects) return wait_for(at(line, group).send(tensors, 1, 0));
-    return wait_for(of(world).send(tensors, static_cast<int>(to), next_tag(true, to, group, line.channel)));
+    if (options_.connects) return wait_for(at(line, group).send(tensors, 1, 0), tensors[0]);
+    return wait_for(of(world).send(tensors, static_cast<int>(to), next_tag(true, to, group, line.channel)),
+                    tensors[0]);
   }
 
   Wait recv(std::vector<at::Tensor> tensors, const Line& line, const Group& group, const Group& world) {
     const int64_t from = global(line.from, group);
-    if (options_.connects) return wait_for(at(line, group).recv(tensors, 0, 0));
+    if (options_.connects) return wait_for(at(line, group).recv(tensors, 0, 0), tensors[0]);
     return wait_for(
-        of(world).recv(tensors, static_cast<int>(from), next_tag(false, from, group, line.channel)));
+        of(world).recv(tensors, static_cast<int>(from), next_tag(false, from, group, line.channel)),
+        tensors[0]);
   }
 
  private:
@@ -138,12 +140,12 @@ class C10dTransport final : public Transport {
     std::vector<at::Tensor> tensors{buffer};
     c10d::AllreduceOptions options;
     options.reduceOp = reduce_op(op);
-    return wait_for(over(buffer).of(group).allreduce(tensors, options));
+    return wait_for(over(buffer).of(group).allreduce(tensors, options), buffer);
   }
 
   Wait all_gather(const at::Tensor& out, const at::Tensor& in, const Group& group) override {
     at::Tensor output = out, input = in;
-    return wait_for((over(in).of(group).*kAllGather)(output, input, {}));
+    return wait_for((over(in).of(group).*kAllGather)(output, input, {}), in);
   }
 
   Wait reduce_scatter(const at::Tensor& out, const at::Tensor& in, const Group& group, ReduceOp op) override {
@@ -156,20 +158,20 @@ class C10dTransport final : public Transport {
     at::Tensor output = out, input = in;
     c10d::ReduceScatterOptions options;
     options.reduceOp = reduce_op(op);
-    return wait_for((over(in).of(group).*kReduceScatter)(output, input, options));
+    return wait_for((over(in).of(group).*kReduceScatter)(output, input, options), in);
   }
 
   Wait all_to_all(const at::Tensor& out, const at::Tensor& in, std::vector<int64_t> out_sizes,
                   std::vector<int64_t> in_sizes, const Group& group) override {
     at::Tensor output = out, input = in;
-    return wait_for((over(in).of(group).*kAllToAll)(output, input, out_sizes, in_sizes, {}));
+    return wait_for((over(in).of(group).*kAllToAll)(output, input, out_sizes, in_sizes, {}), in);
   }
 
   Wait broadcast(const at::Tensor& buffer, int64_t root, const Group& group) override {
     std::vector<at::Tensor> tensors{buffer};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    return wait_for(over(buffer).of(group).broadcast(tensors, options));
+    return wait_for(over(buffer).of(group).broadcast(tensors, options), buffer);
   }
 
   // Without lines over the world's backend: one for the group would have to be made by all of its ranks at
@@ -182,7 +184,9 @@ class C10dTransport final : public Transport {
     return over(buffer).recv({buffer}, {peer, group.rank, channel}, group, world_);
   }
 
-  Wait barrier(const Group& group) override { return wait_for(host_.of(group).barrier()); }
+  Wait barrier(const Group& group) override {
+    return [work = host_.of(group).barrier()] { work->wait(); };
+  }
 
   bool connects(at::Device device) const override {
     return device.is_cpu() ? host_.connects() : device_.connects();

@@ -89,26 +89,14 @@ class Watch::Impl {
   }
 
   void wait_for(const std::string& key, int64_t by) {
-    const auto lost = [&](const std::string& why) {
+    std::string why;
+    try {
+      why = lost_while_waiting(key, by);
+    } catch (const std::exception&) {
+      why = host_fault();
+    }
+    if (!why.empty()) {
       throw CollectiveError(fmt::format("[watch] rank {} waits for rank {}: {}", rank_, by, why));
-    };
-    std::string last;
-    int silent = 0;
-    const auto is_there = [&] {
-      try {
-        return ask<bool>([store = reads_, key] { return store->check({key}); });
-      } catch (const std::exception&) {
-        lost(host_fault());
-        return false;
-      }
-    };
-    while (!is_there()) {
-      if (const auto posted = culprit()) lost(*posted);
-      const std::string beat = read_beats()[static_cast<size_t>(by)];
-      silent = beat == last ? silent + 1 : 0;
-      last = beat;
-      if (silent > 30) lost("no sign of life");
-      std::this_thread::sleep_for(interval_);
     }
   }
 
@@ -130,6 +118,21 @@ class Watch::Impl {
   }
 
  private:
+  // Returns when the key is there, "", or cannot come any more: why.
+  std::string lost_while_waiting(const std::string& key, int64_t by) {
+    std::string last;
+    int silent = 0;
+    while (!ask<bool>([store = reads_, key] { return store->check({key}); })) {
+      if (const auto posted = culprit()) return *posted;
+      const std::string beat = read_beats()[static_cast<size_t>(by)];
+      silent = beat == last ? silent + 1 : 0;
+      last = beat;
+      if (silent > 30) return "no sign of life";
+      std::this_thread::sleep_for(interval_);
+    }
+    return "";
+  }
+
   void run() {
     std::unique_lock lock(mutex_);
     while (!stop_) {
