@@ -10,12 +10,6 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = "name: tiny\nmemory: {memory}\nexpandable_segments: {expandable}\n"
-LARGE = """
-model: {type: decoder, hidden_size: 5760, num_layers: 64, num_heads: 80, ffn_size: 23040, max_positions: 131072}
-data: {tokenizer: {kind: codon}, sequence_length: 131072}
-train: {batch: 1, micro_batch: 1, precision: bf16, recompute_group: 1}
-parallel: {ring: 8, ulysses: 8, zero: 3}
-"""
 
 
 @pytest.fixture
@@ -146,11 +140,10 @@ def test_devices_of_a_file_are_read_strictly(axial_program, test_recipe, tmp_pat
         assert "device.yaml" in done.stderr, done.stderr
 
 
-def test_a_model_of_25_billion_takes_little_memory(plan, tmp_path):
-    recipe = tmp_path / "large.yaml"
-    recipe.write_text(LARGE)
-    _, made = plan("--world", 64, "--device", "a100-40gb", recipe=recipe)
-    assert made["parameters"] > 25e9
+@pytest.mark.parametrize("name,parameters", [("genome_25b", 25e9), ("genome_33b", 31e9)])
+def test_the_large_recipes_fit_and_take_little_memory_to_plan(plan, name, parameters):
+    _, made = plan("--world", 64, "--device", "a100-40gb", recipe=ROOT / "recipes" / "long" / f"{name}.yaml")
+    assert made["parameters"] > parameters
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 << 20  # KiB
 
 

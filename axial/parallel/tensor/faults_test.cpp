@@ -102,6 +102,29 @@ TEST(TensorFaults, AVocabularyFilledUpToTheRanks) {
             "");
 }
 
+// Megatron-LM #737: a term of the loss made of a rank's own columns alone (label smoothing by the mean of the
+// log-probabilities; there is none here) differs between ranks and from the truth; what ours adds up does
+// not.
+TEST(TensorFaults, ATermOfOwnColumnsAlone) {
+  EXPECT_EQ(on_two_ranks([](const Rank& r) {
+              const at::Tensor logits = drawn({kBatch, kLength, kTokens}, 1).mul_(3);
+              const at::Tensor labels = ids_below(kTokens, {kBatch, kLength});
+              const Interval part = r.part(kTokens);
+              const at::Tensor own = logits.narrow(2, part.begin, part.size());
+              const at::Tensor smoothed = logits.log_softmax(-1).narrow(2, part.begin, part.size()).mean();
+              const auto spread = [&](const at::Tensor& value) {
+                const at::Tensor most = r.ranks.all_reduce(value, {kTensorAxis}, ReduceOp::kMax);
+                const at::Tensor least = -r.ranks.all_reduce(-value, {kTensorAxis}, ReduceOp::kMax);
+                return (most - least).item<double>();
+              };
+              require(spread(smoothed) > 1e-2, "means of own columns look alike");
+              const Parameter table = table_of(drawn({kTokens, 1}, 1), part);
+              const at::Tensor loss = Vocabulary(table, r.stream).cross_entropy(own, labels).sum;
+              require(spread(loss) == 0, "ranks have other losses");
+            }),
+            "");
+}
+
 // A bias in every rank's product is added once per rank.
 TEST(TensorFaults, ABiasOnEveryRank) {
   EXPECT_EQ(on_two_ranks([](const Rank& r) {
