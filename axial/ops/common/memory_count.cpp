@@ -61,6 +61,12 @@ class OpNames {
 
 // What one count knows; thread-safe.
 class Counted {
+  template <class F>
+  auto locked(const F& read) const {
+    const std::lock_guard lock(mutex_);
+    return read();
+  }
+
  public:
   // The count of this thread; null: nobody counts.
   static std::shared_ptr<Counted>& current() {
@@ -103,13 +109,38 @@ class Counted {
     peak_allocation_ = allocations_ - 1;
   }
 
+  int64_t live() const {
+    return locked([&] { return live_; });
+  }
+  int64_t live(MemoryUse use) const {
+    return locked([&] { return by_use_[static_cast<size_t>(use)]; });
+  }
+  int64_t peak() const {
+    return locked([&] { return peak_; });
+  }
+  int64_t peak(MemoryUse use) const {
+    return locked([&] { return peaks_[static_cast<size_t>(use)]; });
+  }
+  BytesByUse at_peak() const {
+    return locked([&] { return at_peak_; });
+  }
+  int64_t peak_allocation() const {
+    return locked([&] { return peak_allocation_; });
+  }
+  void listen(std::function<void(const MemoryEvent&)> listener) {
+    const std::lock_guard lock(mutex_);
+    op_names_ = listener ? std::make_unique<OpNames>() : nullptr;
+    listener_ = std::move(listener);
+  }
+
+ private:
   void add(MemoryUse use, int64_t bytes) {
     const auto at = static_cast<size_t>(use);
     by_use_[at] += bytes;
     peaks_[at] = std::max(peaks_[at], by_use_[at]);
   }
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   int64_t live_ = 0, peak_ = 0, allocations_ = 0, peak_allocation_ = -1;
   BytesByUse by_use_{}, at_peak_{}, peaks_{};
   std::function<void(const MemoryEvent&)> listener_;
@@ -269,42 +300,15 @@ MemoryCount::MemoryCount() : state_(std::make_shared<detail::Counted>()) {
 
 MemoryCount::~MemoryCount() { detail::Counted::current() = before_; }
 
-int64_t MemoryCount::live() const {
-  const std::lock_guard lock(state_->mutex_);
-  return state_->live_;
-}
-
-int64_t MemoryCount::live(MemoryUse use) const {
-  const std::lock_guard lock(state_->mutex_);
-  return state_->by_use_[static_cast<size_t>(use)];
-}
-
-int64_t MemoryCount::peak() const {
-  const std::lock_guard lock(state_->mutex_);
-  return state_->peak_;
-}
-
-int64_t MemoryCount::peak(MemoryUse use) const {
-  const std::lock_guard lock(state_->mutex_);
-  return state_->peaks_[static_cast<size_t>(use)];
-}
-
-BytesByUse MemoryCount::at_peak() const {
-  const std::lock_guard lock(state_->mutex_);
-  return state_->at_peak_;
-}
-
-int64_t MemoryCount::peak_allocation() const {
-  const std::lock_guard lock(state_->mutex_);
-  return state_->peak_allocation_;
-}
-
+int64_t MemoryCount::live() const { return state_->live(); }
+int64_t MemoryCount::live(MemoryUse use) const { return state_->live(use); }
+int64_t MemoryCount::peak() const { return state_->peak(); }
+int64_t MemoryCount::peak(MemoryUse use) const { return state_->peak(use); }
+BytesByUse MemoryCount::at_peak() const { return state_->at_peak(); }
+int64_t MemoryCount::peak_allocation() const { return state_->peak_allocation(); }
 void MemoryCount::reset_peak() { state_->reset_peak(); }
-
 void MemoryCount::listen(std::function<void(const MemoryEvent&)> listener) {
-  const std::lock_guard lock(state_->mutex_);
-  state_->op_names_ = listener ? std::make_unique<detail::OpNames>() : nullptr;
-  state_->listener_ = std::move(listener);
+  state_->listen(std::move(listener));
 }
 
 }  // namespace axial::ops

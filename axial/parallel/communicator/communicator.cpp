@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
 #include "axial/ops/common/memory_count.h"
 #include "axial/parallel/communicator/watch.h"
@@ -59,7 +60,7 @@ void Communicator::count(const char* op, const Group& group, int64_t bytes, int6
 
 Pending Communicator::launch(const CallInWords& in_words, const Group& group,
                              const std::function<Wait()>& start, std::function<at::Tensor()> finish) {
-  const auto& [op, details, to_each, from_each, peer, channel, compares] = in_words;
+  const auto [op, peer, channel] = std::tuple(in_words.op, in_words.peer, in_words.channel);
   const int64_t number =
       ++sequence_[peer < 0 ? group.name : fmt::format("{}:{}:{}:{}", group.name, op, peer, channel)];
   std::string call = fmt::format("{} #{} over '{}'", op, number, group.name);
@@ -84,7 +85,7 @@ Pending Communicator::launch(const CallInWords& in_words, const Group& group,
   };
   Wait said, wait;
   guarded([&] {
-    if (options_.compare_calls && compares) said = compare(in_words, group);
+    if (options_.compare_calls && in_words.compares) said = compare(in_words, group);
     const ops::MemoryPause pause;  // what a transport takes for itself is no tensor of a step
     wait = start();
   });

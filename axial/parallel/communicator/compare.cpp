@@ -29,6 +29,9 @@ std::string text_of(const CallInWords& call, const char* op) {
   return text;
 }
 
+// Of a line: its text, without what fills it up and what follows.
+std::string shown(const std::string& line) { return line.substr(0, line.find('\0')); }
+
 at::Tensor bytes_of(const std::string& text) {
   const at::Tensor bytes = at::empty({static_cast<int64_t>(text.size())}, at::kByte);
   std::copy(text.begin(), text.end(), bytes.mutable_data_ptr<uint8_t>());
@@ -82,11 +85,11 @@ void Communicator::compare_with_all(const CallInWords& call, const Group& group)
   for (int64_t r = 0; r < group.size(); ++r) {
     const auto place = static_cast<size_t>(r);
     const std::string other = text_in(all[r]);
-    if (other.compare(0, kText, line, 0, kText) != 0) fail(place, line.c_str(), other.c_str());
+    if (other.compare(0, kText, line, 0, kText) != 0) fail(place, shown(line), shown(other));
     const Part here = part_in(line, r), there = part_in(other, group.rank);
     if (here.to == there.from && here.from == there.to) continue;
     const auto say = [&](const Part& part, const std::string& text) {
-      return fmt::format("{} with {} elements to the other and {} from it", text.c_str(), part.to, part.from);
+      return fmt::format("{} with {} elements to the other and {} from it", shown(text), part.to, part.from);
     };
     fail(place, say(here, line), say(there, other));
   }
@@ -107,8 +110,8 @@ Wait Communicator::compare_with_peer(const CallInWords& call, const Group& group
   if (const Wait wait = transport_->recv(bytes, call.peer, group, call.channel)) wait();
   const std::string theirs = text_in(bytes);
   AXIAL_CHECK(theirs == line, kOp, "message over '{}', channel {}; rank {} expects {}, rank {} makes {}",
-              group.name, call.channel, mesh_.rank(), line.c_str(),
-              group.ranks[static_cast<size_t>(call.peer)], theirs.c_str());
+              group.name, call.channel, mesh_.rank(), shown(line),
+              group.ranks[static_cast<size_t>(call.peer)], shown(theirs));
   return {};
 }
 

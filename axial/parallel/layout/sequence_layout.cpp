@@ -167,7 +167,7 @@ NamedTensors SequenceLayout::make_batch(const std::vector<PackedRow>& rows, int6
 NamedTensors SequenceLayout::describe_batch(int64_t rows, int64_t records_per_row) const {
   AXIAL_CHECK(rows >= 0 && records_per_row >= 1, kOp,
               "rows and records; expected none below 0 and 1, got {} and {}", rows, records_per_row);
-  const auto shape = [](std::vector<int64_t> sizes) {
+  const auto shape = [](const std::vector<int64_t>& sizes) {
     return at::empty(sizes, at::TensorOptions(at::kMeta).dtype(at::kLong));
   };
   const int64_t width = local_length();
