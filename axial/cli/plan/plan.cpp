@@ -2,8 +2,7 @@
 // `axial plan`: what a run takes on devices that nobody has to have.
 #include <fmt/format.h>
 
-#include <limits>
-
+#include "axial/cli/common/model_arguments.h"
 #include "axial/cli/common/registry.h"
 #include "axial/core/check/check.h"
 #include "axial/core/file/file.h"
@@ -12,6 +11,8 @@
 
 namespace axial::cli {
 namespace {
+
+constexpr int64_t kMost = int64_t{1} << 30;  // tokens or rows that a search goes to
 
 struct Arguments {
   std::filesystem::path recipe;
@@ -62,7 +63,6 @@ class Planner {
     return train::read_run_recipe(arguments_.recipe, overrides, {"no data"});
   }
 
-  static constexpr int64_t kMost = int64_t{1} << 30;
   const Arguments& arguments_;
   train::Device device_;
   models::ModelRegistry registry_;
@@ -75,6 +75,9 @@ std::vector<std::string> with_length(int64_t length) {
 int run(const Arguments& arguments) {
   AXIAL_CHECK(!(arguments.max_sequence && arguments.max_batch), "plan",
               "--max-sequence and --max-batch; expected one of them, got both");
+  for (const auto& file : {arguments.json, arguments.picture}) {
+    if (!file.empty()) make_parent(file);  // before minutes of planning
+  }
   Planner planner(arguments);
   std::vector<std::string> found;
   if (arguments.max_sequence) {
@@ -120,7 +123,7 @@ void register_plan(CommandRegistry& registry) {
     command.add_flag("--max-batch", arguments->max_batch, "find the most rows at a time that fit")
         ->excludes(sequence);
     command.add_option("--unit", arguments->unit, "of --max-sequence: lengths are multiples of it")
-        ->check(CLI::Range(int64_t{1}, std::numeric_limits<int64_t>::max()));
+        ->check(CLI::Range(int64_t{1}, kMost));
     command.add_option("--json", arguments->json, "file for the whole plan");
     command.add_option("--picture", arguments->picture, "SVG for what lives as the step goes on");
     command.footer(

@@ -7,7 +7,6 @@
 #include <c10/core/Allocator.h>
 
 #include <algorithm>
-#include <atomic>
 #include <mutex>
 #include <set>
 #include <unordered_map>

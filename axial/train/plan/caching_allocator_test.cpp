@@ -7,6 +7,7 @@
 #include <random>
 
 #include "axial/core/check/check.h"
+#include "axial/train/plan/plan.h"
 
 namespace axial::train {
 namespace {
@@ -115,6 +116,23 @@ TEST(CachingAllocator, RandomRunsHoldTogether) {
       EXPECT_LE(a.reserved(), capacity);
     }
   }
+}
+
+TEST(LargestThatFits, IsFoundInFewQuestions) {
+  for (const int64_t most : {1, 2, 3, 7, 8, 100}) {
+    for (int64_t limit = 0; limit <= most + 1; ++limit) {
+      int64_t asked = 0;
+      const auto fits = [&](int64_t value) {
+        EXPECT_EQ(value % 3, 0);
+        EXPECT_LE(value, 3 * most);
+        asked += 1;
+        return value <= 3 * limit;
+      };
+      EXPECT_EQ(largest_that_fits(3, 3 * most, fits), 3 * std::min(limit, most));
+      EXPECT_LE(asked, 16);
+    }
+  }
+  EXPECT_THROW(largest_that_fits(0, 5, [](int64_t) { return true; }), ValueError);
 }
 
 TEST(CachingAllocator, ReplaysEvents) {

@@ -15,11 +15,11 @@ namespace axial::train {
 
 namespace {
 
-// One for every set of axes along which this rank sends.
+// One for every set of axes along which this rank sends tensors; what ranks agree on goes over the host.
 int64_t num_communicators(const RankPlan& plan) {
   std::set<std::string> axes;
   for (const auto& [key, traffic] : plan.traffic) {
-    if (traffic.bytes > 0) axes.insert(key.first);
+    if (traffic.bytes > 0 && key.second != "control") axes.insert(key.first);
   }
   return static_cast<int64_t>(axes.size());
 }
@@ -109,14 +109,7 @@ int64_t largest_that_fits(int64_t unit, int64_t most, const std::function<bool(i
   AXIAL_CHECK(unit >= 1 && most >= unit, "plan", "unit and limit; expected 1 <= unit <= limit, got {} and {}",
               unit, most);
   int64_t good = 0, bad = most / unit + 1;  // in units
-  for (int64_t next = 1; next < bad; next = std::min(2 * next, std::max(bad - 1, next + 1))) {
-    if (!fits(next * unit)) {
-      bad = next;
-      break;
-    }
-    good = next;
-    if (next == bad - 1) return good * unit;
-  }
+  for (int64_t next = 1; next < bad; next *= 2) (fits(next * unit) ? good : bad) = next;
   while (bad - good > 1) {
     const int64_t middle = good + (bad - good) / 2;
     (fits(middle * unit) ? good : bad) = middle;

@@ -30,8 +30,9 @@ models::Model model_of(const StepToPlan& what, const Mesh& mesh) {
   return model;
 }
 
-// Sizes of all that a rank holds: ranks with equal ones run equal steps.
-std::vector<int64_t> role_of(const StepToPlan& what, const Mesh& mesh) {
+// Sizes of all that a rank holds: ranks with equal ones run equal steps. `parameters` as cut for its place
+// along pipe and tensor.
+std::vector<int64_t> role_of(const StepToPlan& what, const Mesh& mesh, parallel::ParameterTable& parameters) {
   const auto layout = SequenceLayout::over(mesh, what.row_length);
   std::vector<int64_t> role{
       parallel::pipe_degree(mesh) > 1 ? mesh.coordinate(parallel::kPipeAxis) : 0, layout.local_length(),
@@ -46,9 +47,8 @@ std::vector<int64_t> role_of(const StepToPlan& what, const Mesh& mesh) {
                                         tensor)[static_cast<size_t>(mesh.coordinate(parallel::kTensorAxis))]);
   }
   for (const parallel::Interval& rows : micro_batches_of(what.train, mesh, 0)) role.push_back(rows.size());
-  const models::Model model = model_of(what, mesh);
-  parallel::partition_parameters(*model.parameters, mesh, what.parallel.zero);
-  for (const auto& row : model.parameters->rows()) {
+  parallel::partition_parameters(parameters, mesh, what.parallel.zero);
+  for (const auto& row : parameters.rows()) {
     for (const int64_t size : row->holding.sliced_shape()) role.push_back(size);
     role.push_back(row->holding.flat_end - row->holding.flat_begin);
   }
@@ -161,9 +161,14 @@ std::vector<RankPlan> run_pipeline(const StepToPlan& what, const std::vector<int
 std::vector<RankPlan> plan_step(const StepToPlan& what, bool with_events) {
   AXIAL_CHECK(what.build && what.registry != nullptr, "plan", "a model and its registry; expected both");
   std::map<std::vector<int64_t>, std::vector<int64_t>> ranks_of_role;
-  std::vector<std::vector<int64_t>> roles;  // of each rank
+  std::vector<std::vector<int64_t>> roles;                   // of each rank
+  std::map<std::pair<int64_t, int64_t>, models::Model> cut;  // by place along pipe and tensor: all that cuts
   for (int64_t rank = 0; rank < what.world_size; ++rank) {
-    roles.push_back(role_of(what, parallel::make_mesh(what.parallel, what.world_size, rank)));
+    const Mesh mesh = parallel::make_mesh(what.parallel, what.world_size, rank);
+    models::Model& model =
+        cut[{mesh.coordinate(parallel::kPipeAxis), mesh.coordinate(parallel::kTensorAxis)}];
+    if (!model.parameters) model = model_of(what, mesh);
+    roles.push_back(role_of(what, mesh, *model.parameters));
     ranks_of_role[roles.back()].push_back(rank);
   }
   std::map<std::vector<int64_t>, RankPlan> plans;
