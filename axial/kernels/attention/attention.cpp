@@ -13,10 +13,12 @@ namespace {
 
 constexpr Implementation<AttentionForward> kForward[] = {
     {"few", attention::few_supports, attention::few_forward},
+    {"amx", attention::amx_supports_forward, attention::amx_forward},
     {"simd", attention::simd_supports_forward, attention::simd_forward},
     {"reference", supports_anything<AttentionForward>, attention::reference_forward},
 };
 constexpr Implementation<AttentionBackward> kBackward[] = {
+    {"amx", attention::amx_supports_backward, attention::amx_backward},
     {"simd", attention::simd_supports_backward, attention::simd_backward},
     {"reference", supports_anything<AttentionBackward>, attention::reference_backward},
 };
@@ -82,11 +84,13 @@ std::span<const Implementation<AttentionBackward>> attention_backward_table() { 
 
 int64_t workspace_bytes(const AttentionForward& params) {
   if (attention::few_supports(params).ok()) return attention::few_workspace(params);
+  if (attention::amx_supports_forward(params).ok()) return attention::amx_workspace(params);
   return attention::simd_supports_forward(params).ok() ? attention::simd_workspace(params)
                                                        : attention::reference_workspace(params);
 }
 
 int64_t workspace_bytes(const AttentionBackward& params) {
+  if (attention::amx_supports_backward(params).ok()) return attention::amx_workspace(params);
   return attention::simd_supports_backward(params).ok() ? attention::simd_workspace(params)
                                                         : attention::reference_workspace(params);
 }

@@ -22,6 +22,8 @@ Buffer workspace_of(const Implementation<Params>& impl, const Params& params) {
     bytes = attention::reference_workspace(params);
   } else if (impl.name == std::string("simd")) {
     bytes = attention::simd_workspace(params);
+  } else if (impl.name == std::string("amx")) {
+    bytes = attention::amx_workspace(params);
   } else if constexpr (std::is_same_v<Params, AttentionForward>) {
     bytes = attention::few_workspace(params);
   }
@@ -60,6 +62,18 @@ std::vector<const Implementation<AttentionForward>*> forwards_of(AttentionCase c
   AttentionForward params;
   params.in = c.inputs();
   for (const auto& impl : attention_forward_table().first(attention_forward_table().size() - 1)) {
+    if (impl.supports(params).ok()) found.push_back(&impl);
+  }
+  EXPECT_FALSE(found.empty());
+  return found;
+}
+
+// Every backward but the reference that takes the case.
+std::vector<const Implementation<AttentionBackward>*> backwards_of(AttentionCase c) {
+  std::vector<const Implementation<AttentionBackward>*> found;
+  AttentionBackward params;
+  params.in = c.inputs();
+  for (const auto& impl : attention_backward_table().first(attention_backward_table().size() - 1)) {
     if (impl.supports(params).ok()) found.push_back(&impl);
   }
   EXPECT_FALSE(found.empty());
@@ -117,16 +131,19 @@ void check_shape(const AttentionShape& shape, DType dtype) {
       Forward actual = run_forward(*impl, c, serial);
       expect_within(actual.out, plain.out, truth.out, 0, impl->name);
     }
-    Backward grads = run_backward(attention_backward_table().front(), c, serial);
-    expect_within(grads.dq, plain_grads.dq, true_grads.dq, 0, "dq");
-    expect_within(grads.dk, plain_grads.dk, true_grads.dk, 0, "dk");
-    expect_within(grads.dv, plain_grads.dv, true_grads.dv, 0, "dv");
-    for (int b = 0; b < 2; ++b) {
-      // A bias that is the same for all keys changes nothing: its gradient is a sum that cancels.
-      const bool cancels = shape.bias[b].find('k') == std::string::npos;
-      const double terms = cancels ? test::largest(true_grads.dv) * std::sqrt(c.query_elements()) : 0;
-      expect_within(grads.dbias[b], plain_grads.dbias[b], true_grads.dbias[b], terms,
-                    b == 0 ? "dbias0" : "dbias1");
+    for (const auto* impl : backwards_of(c)) {
+      SCOPED_TRACE(impl->name);
+      Backward grads = run_backward(*impl, c, serial);
+      expect_within(grads.dq, plain_grads.dq, true_grads.dq, 0, "dq");
+      expect_within(grads.dk, plain_grads.dk, true_grads.dk, 0, "dk");
+      expect_within(grads.dv, plain_grads.dv, true_grads.dv, 0, "dv");
+      for (int b = 0; b < 2; ++b) {
+        // A bias that is the same for all keys changes nothing: its gradient is a sum that cancels.
+        const bool cancels = shape.bias[b].find('k') == std::string::npos;
+        const double terms = cancels ? test::largest(true_grads.dv) * std::sqrt(c.query_elements()) : 0;
+        expect_within(grads.dbias[b], plain_grads.dbias[b], true_grads.dbias[b], terms,
+                      b == 0 ? "dbias0" : "dbias1");
+      }
     }
   });
 }
@@ -150,27 +167,32 @@ TEST(Attention, EveryShortLength) {
   }
 }
 
+void check_threads(const AttentionShape& shape, DType dtype) {
+  SCOPED_TRACE(fmt::format("{} {}", shape.name, name_of(dtype)));
+  const AttentionCase c(shape, dtype);
+  for (const auto* impl : forwards_of(c)) {
+    Forward first = run_forward(*impl, c, serial_parallel_for());
+    for (const int threads : test::kThreadCounts) {
+      Forward again = run_forward(*impl, c, thread_parallel_for(threads), threads);
+      EXPECT_TRUE(again.out.same_bytes(first.out) && again.statistics.same_bytes(first.statistics))
+          << impl->name << threads;
+    }
+  }
+  for (const auto* impl : backwards_of(c)) {
+    Backward first = run_backward(*impl, c, serial_parallel_for());
+    for (const int threads : test::kThreadCounts) {
+      Backward again = run_backward(*impl, c, thread_parallel_for(threads), threads);
+      EXPECT_TRUE(again.dq.same_bytes(first.dq) && again.dk.same_bytes(first.dk) &&
+                  again.dv.same_bytes(first.dv) && again.dbias[0].same_bytes(first.dbias[0]) &&
+                  again.dbias[1].same_bytes(first.dbias[1]))
+          << impl->name << threads;
+    }
+  }
+}
+
 TEST(Attention, BitwiseEqualForAnyNumberOfThreads) {
   for (const AttentionShape& shape : test::attention_shapes()) {
-    SCOPED_TRACE(shape.name);
-    const AttentionCase c(shape, DType::kF32);
-    const auto forwards = forwards_of(c);
-    std::vector<Forward> first;
-    for (const auto* impl : forwards) first.push_back(run_forward(*impl, c, serial_parallel_for()));
-    Backward grads = run_backward(attention_backward_table().front(), c, serial_parallel_for());
-    for (const int threads : test::kThreadCounts) {
-      for (size_t i = 0; i < forwards.size(); ++i) {
-        Forward again = run_forward(*forwards[i], c, thread_parallel_for(threads), threads);
-        EXPECT_TRUE(again.out.same_bytes(first[i].out) && again.statistics.same_bytes(first[i].statistics))
-            << forwards[i]->name << threads;
-      }
-      Backward other =
-          run_backward(attention_backward_table().front(), c, thread_parallel_for(threads), threads);
-      EXPECT_TRUE(other.dq.same_bytes(grads.dq) && other.dk.same_bytes(grads.dk) &&
-                  other.dv.same_bytes(grads.dv) && other.dbias[0].same_bytes(grads.dbias[0]) &&
-                  other.dbias[1].same_bytes(grads.dbias[1]))
-          << threads;
-    }
+    for (const DType dtype : {DType::kF32, DType::kBF16}) check_threads(shape, dtype);
   }
 }
 
@@ -233,6 +255,21 @@ TEST(Attention, LongLengths) {
   const AttentionShape long_one{
       .name = "5120", .leading = {}, .queries = 5120, .keys = 5120, .heads = 1, .kv_heads = 1, .width = 8};
   check_shape(test::with_bias(long_one, "k"), DType::kF32);
+}
+
+// More keys, and more queries, than are summed in one piece anywhere, for widths that fill no tile.
+TEST(Attention, WidthsOverManyBlocks) {
+  for (const int64_t width : {24, 33, 64, 100, 144}) {
+    AttentionShape shape{.name = fmt::format("width {}", width),
+                         .leading = {},
+                         .queries = 300,
+                         .keys = 531,
+                         .heads = 2,
+                         .kv_heads = 1,
+                         .width = width};
+    check_shape(test::with_bias(shape, "k", "hqk"), DType::kBF16);
+    check_shape(shape, DType::kBF16);
+  }
 }
 
 TEST(Attention, ResultsThatGoPastTheCaches) {

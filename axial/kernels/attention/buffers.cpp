@@ -21,7 +21,43 @@ TermBuffers::TermBuffers(const AttentionInputs& in, const Plan& plan, int64_t ke
   if (dense) rows = pieces.take(key_block * kMaxTile);
 }
 
-ForwardBuffers::ForwardBuffers(const AttentionInputs& in, const Plan& plan, float* base)
+namespace {
+
+constexpr int64_t kTile = 256;  // words
+
+uint32_t* words(Pieces& pieces, int64_t count) { return reinterpret_cast<uint32_t*>(pieces.take(count)); }
+
+TileBuffers tiles_of(int64_t width, int64_t padded_keys, bool backward, Pieces& pieces) {
+  TileBuffers t;
+  t.steps = ceil_div(width, 32);
+  t.panels = ceil_div(width, 16);
+  t.row_step = padded_keys * 16;
+  const int64_t columns = padded_keys / 32 * t.panels * kTile;
+  t.k_rows = words(pieces, t.steps * t.row_step);
+  t.q = words(pieces, t.steps * 2 * kTile);
+  t.turned = pieces.take(t.panels * 16 * kMaxTile);
+  t.weights = words(pieces, (backward ? 4 : 8) * kTile);
+  if (!backward) {
+    t.v_columns = words(pieces, columns);
+    return t;
+  }
+  t.v_rows = words(pieces, t.steps * t.row_step);
+  t.k_columns = words(pieces, columns);
+  t.dout = words(pieces, t.steps * 2 * kTile);
+  t.q_rows = words(pieces, t.panels * kTile);
+  t.dout_rows = words(pieces, t.panels * kTile);
+  t.ds = words(pieces, 4 * kTile);
+  t.ds_turned = words(pieces, 4 * kTile);
+  t.dq = pieces.take(t.panels * 16 * kMaxTile);
+  t.dk = pieces.take(padded_keys * t.panels * 16);
+  t.dv = pieces.take(padded_keys * t.panels * 16);
+  t.pending = reinterpret_cast<int32_t*>(pieces.take(1 + padded_keys / 32));
+  return t;
+}
+
+}  // namespace
+
+ForwardBuffers::ForwardBuffers(const AttentionInputs& in, const Plan& plan, float* base, bool with_tiles)
     : width(round_up(in.sizes.width, kWidthStep)),
       streamed(plan.streamed),
       pieces(base),
@@ -32,9 +68,11 @@ ForwardBuffers::ForwardBuffers(const AttentionInputs& in, const Plan& plan, floa
       scores(pieces.take(kForwardKeys * kMaxTile)),
       rows(pieces.take(width * kMaxTile)),
       terms(in, plan, kForwardKeys, pieces),
+      tiles(with_tiles ? tiles_of(width, terms.padded_keys, false, pieces) : TileBuffers{}),
       floats(pieces.used()) {}
 
-BackwardBuffers::BackwardBuffers(const AttentionBackward& params, const Plan& plan, float* base)
+BackwardBuffers::BackwardBuffers(const AttentionBackward& params, const Plan& plan, float* base,
+                                 bool with_tiles)
     : width(round_up(params.in.sizes.width, kWidthStep)),
       pitch(round_up(width, kPitchStep)),
       streamed(plan.streamed),
@@ -61,6 +99,7 @@ BackwardBuffers::BackwardBuffers(const AttentionBackward& params, const Plan& pl
       dblock = pieces.take(kBackwardKeys * kMaxTile);
     if (kind == BiasKind::kKey && !dkey) dkey = pieces.take(terms.padded_keys * kMaxTile);
   }
+  if (with_tiles) tiles = tiles_of(width, terms.padded_keys, true, pieces);
   floats = pieces.used();
 }
 

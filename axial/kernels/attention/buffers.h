@@ -35,8 +35,24 @@ struct TermBuffers {
   int64_t padded_keys = 0;        ///< Jp
 };
 
+/// What matrix tiles read: pairs of bfloat16 in words (amx_inl.h). S steps of 32 columns, T panels of 16
+/// columns, B blocks of 32 keys. P and dS have two parts, one behind the other.
+struct TileBuffers {
+  int64_t steps = 0, panels = 0;                        ///< S, T; 0: the products are not those of tiles
+  uint32_t *k_rows = nullptr, *v_rows = nullptr;        ///< [S, Jp, 16]
+  uint32_t *k_columns = nullptr, *v_columns = nullptr;  ///< [B, T, 16, 16] turned: rows are columns
+  uint32_t *q = nullptr, *dout = nullptr;               ///< [S, 2, 16, 16]
+  uint32_t *q_rows = nullptr, *dout_rows = nullptr;     ///< [T, 16, 16]
+  uint32_t* weights = nullptr;  ///< P: forward [2, 2, 2, 16, 16] of a block of keys, backward [2, 32, 16]
+  uint32_t *ds = nullptr, *ds_turned = nullptr;       ///< [2, 32, 16], [2, 2, 16, 16]
+  float* turned = nullptr;                            ///< [16 T, Q]
+  float *dq = nullptr, *dk = nullptr, *dv = nullptr;  ///< [16 T, Q], [Jp, pitch]: sums that are short
+  int32_t* pending = nullptr;  ///< [1 + B] blocks that dq, and the blocks of dk and dv, hold
+  int64_t row_step = 0;        ///< words between steps of k_rows and v_rows
+};
+
 struct ForwardBuffers {
-  ForwardBuffers(const AttentionInputs& in, const Plan& plan, float* base);
+  ForwardBuffers(const AttentionInputs& in, const Plan& plan, float* base, bool with_tiles = false);
   int64_t width = 0;  ///< D padded
   bool streamed = false;
   Pieces pieces;
@@ -45,11 +61,12 @@ struct ForwardBuffers {
   float* scores;   ///< [key_block, Q]
   float* rows;     ///< [Q, width]
   TermBuffers terms;
+  TileBuffers tiles;
   int64_t floats = 0;
 };
 
 struct BackwardBuffers {
-  BackwardBuffers(const AttentionBackward& params, const Plan& plan, float* base);
+  BackwardBuffers(const AttentionBackward& params, const Plan& plan, float* base, bool with_tiles = false);
   int64_t width = 0;  ///< D padded
   int64_t pitch = 0;  ///< D padded to whole vectors
   bool streamed = false;
@@ -64,6 +81,7 @@ struct BackwardBuffers {
   float* dstripe[2] = {};   ///< as terms.stripe, of gradients that are summed
   float* dblock = nullptr;  ///< [Q, key_block]
   float* dkey = nullptr;    ///< [Jp, lanes] sums of ds over queries, lane by lane
+  TileBuffers tiles;
   int64_t floats = 0;
 };
 

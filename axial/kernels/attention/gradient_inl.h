@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The arithmetic of one block of keys in attention's backward: P, dP, dS, and the products that they enter.
-// Included once per target by simd_backward.cpp.
+// Included once per target by backward_inl.h.
 
 #if defined(AXIAL_KERNELS_ATTENTION_GRADIENT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef AXIAL_KERNELS_ATTENTION_GRADIENT_INL_H_
@@ -11,13 +11,11 @@
 
 #include <hwy/highway.h>
 
+#include "axial/kernels/attention/products_inl.h"
 #include "axial/kernels/attention/walk_inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace axial::kernels::HWY_NAMESPACE {
-
-using attention::BackwardBuffers;
-using attention::kBackwardKeys;
 
 /// Per query of a tile, and its share of the gradients.
 struct TileState {
@@ -31,16 +29,16 @@ struct TileState {
 };
 
 // P and dP of a block of keys; state.products takes the sum over keys of their product.
-template <ScoreMode kMode, bool kMasked>
+template <class Products, ScoreMode kMode, bool kMasked>
 void probability_block(const BackwardBuffers& b, const QueryTile& tile, const Terms& terms, int64_t first_key,
                        float scale, float* p, float* dp, TileState& state) {
   const Floats scales = hn::Set(FloatTag(), scale);
-  Floats products[kVectors] = {hn::Zero(FloatTag()),
+  Floats of_block[kVectors] = {hn::Zero(FloatTag()),
                                hn::Zero(FloatTag())};  // of the block: long sums round more
-  const float *k = b.k + first_key * b.width, *values = b.v + first_key * b.width;
+  const typename Products::Gradients products(b, first_key, p, dp);
   for (int64_t r0 = 0; r0 < kBackwardKeys; r0 += kRows, p += kRows * kQueries, dp += kRows * kQueries) {
     Block<kVectors> block;
-    multiply_width(block, k + r0 * b.width, b.width, b.q, kQueries, b.width);
+    products.logits(block, r0);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
@@ -51,20 +49,19 @@ void probability_block(const BackwardBuffers& b, const QueryTile& tile, const Te
         store_floats(hn::Mul(e, state.inverse[v]), p + r * kQueries + v * kLanes);
       }
     }
-    multiply_width(block, values + r0 * b.width, b.width, b.dout, kQueries, b.width);
+    products.gradients(block, r0);
     Floats sums[kVectors] = {hn::Zero(FloatTag()), hn::Zero(FloatTag())};
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
         const int64_t at = r * kQueries + v * kLanes;
-        store_floats(block.at[r][v], dp + at);
         sums[v] = hn::MulAdd(load_floats(p + at), block.at[r][v], sums[v]);
       }
     }
-    for (int v = 0; v < kVectors; ++v) products[v] = hn::Add(products[v], sums[v]);
+    for (int v = 0; v < kVectors; ++v) of_block[v] = hn::Add(of_block[v], sums[v]);
   }
-  for (int v = 0; v < kVectors; ++v) state.products[v] = hn::Add(state.products[v], products[v]);
+  for (int v = 0; v < kVectors; ++v) state.products[v] = hn::Add(state.products[v], of_block[v]);
 }
 
 // dP becomes dS, and the biases take their part of it.
@@ -93,48 +90,22 @@ HWY_INLINE void difference_block(const float* p, float* ds, int64_t first_key, T
   for (int v = 0; v < kVectors; ++v) state.dquery[v] = dquery[v];
 }
 
-template <bool kMasked>
+template <class Products, bool kMasked>
 HWY_INLINE void probabilities(const BackwardBuffers& b, const QueryTile& tile, const Terms& terms,
                               int64_t first_key, float scale, float* p, float* dp, TileState& state) {
   switch (mode_of(tile, terms)) {
     case ScoreMode::kPlain:
-      return probability_block<ScoreMode::kPlain, kMasked>(b, tile, terms, first_key, scale, p, dp, state);
+      return probability_block<Products, ScoreMode::kPlain, kMasked>(b, tile, terms, first_key, scale, p, dp,
+                                                                     state);
     case ScoreMode::kDense:
-      return probability_block<ScoreMode::kDense, kMasked>(b, tile, terms, first_key, scale, p, dp, state);
+      return probability_block<Products, ScoreMode::kDense, kMasked>(b, tile, terms, first_key, scale, p, dp,
+                                                                     state);
     case ScoreMode::kDenseKey:
-      return probability_block<ScoreMode::kDenseKey, kMasked>(b, tile, terms, first_key, scale, p, dp, state);
+      return probability_block<Products, ScoreMode::kDenseKey, kMasked>(b, tile, terms, first_key, scale, p,
+                                                                        dp, state);
     case ScoreMode::kGeneral:
-      return probability_block<ScoreMode::kGeneral, kMasked>(b, tile, terms, first_key, scale, p, dp, state);
-  }
-}
-
-template <int N>
-HWY_INLINE void add_outer_panel(const float* weights, const float* rows, int64_t pitch, int64_t column,
-                                float* sums) {
-  for (int64_t r0 = 0; r0 < kBackwardKeys; r0 += kRows) {
-    Block<N> block;
-    clear(block);
-    multiply(block, weights + r0 * kQueries, kQueries, 1, rows + column, pitch, kQueries);
-    add_block(block, sums + r0 * pitch + column, pitch);
-  }
-}
-
-// sums[key][column] += sum over queries of weights[key][query] * rows[query][column]
-HWY_INLINE void add_outer(const float* weights, const float* rows, int64_t pitch, float* sums) {
-  int64_t column = 0;
-  for (; column + kVectors * kLanes <= pitch; column += kVectors * kLanes) {
-    add_outer_panel<kVectors>(weights, rows, pitch, column, sums);
-  }
-  for (; column < pitch; column += kLanes) add_outer_panel<1>(weights, rows, pitch, column, sums);
-}
-
-// dq[column][query] += k^T ds
-HWY_INLINE void add_keys(const float* k, const float* ds, int64_t width, float* dq) {
-  for (int64_t c = 0; c < width; c += kRows) {
-    Block<kVectors> block;
-    clear(block);
-    multiply(block, k + c, 1, width, ds, kQueries, kBackwardKeys);
-    add_block(block, dq + c * kQueries, kQueries);
+      return probability_block<Products, ScoreMode::kGeneral, kMasked>(b, tile, terms, first_key, scale, p,
+                                                                       dp, state);
   }
 }
 

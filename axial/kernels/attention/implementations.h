@@ -26,4 +26,13 @@ Status simd_backward(const AttentionBackward& params, const ParallelFor& paralle
 int64_t simd_workspace(const AttentionForward& params);
 int64_t simd_workspace(const AttentionBackward& params);
 
+/// The same on matrix tiles (AMX), where the CPU and the system have them; at least 16 queries, widths
+/// from 24. A query, or a gradient of an output, that is not finite makes NaN of all that it enters.
+Status amx_supports_forward(const AttentionForward& params);
+Status amx_supports_backward(const AttentionBackward& params);
+Status amx_forward(const AttentionForward& params, const ParallelFor& parallel_for);
+Status amx_backward(const AttentionBackward& params, const ParallelFor& parallel_for);
+int64_t amx_workspace(const AttentionForward& params);
+int64_t amx_workspace(const AttentionBackward& params);
+
 }  // namespace axial::kernels::attention

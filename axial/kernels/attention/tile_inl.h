@@ -92,37 +92,38 @@ HWY_INLINE void add_block(const Block<N>& c, float* to, int64_t pitch) {
   }
 }
 
-/// c[r] += sum over i < n of a[r * row + i * step] * b[i * pitch ..].
-template <int N>
+/// c[r] += sum over i < n of a[r * row + i * step] * b[i * pitch ..]; kUnrolled divides n.
+template <int kUnrolled = 1, int N>
 HWY_INLINE void multiply(Block<N>& c, const float* a, int64_t row, int64_t step, const float* b,
                          int64_t pitch, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    Floats right[N];
+  for (int64_t i = 0; i < n; i += kUnrolled) {
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnrolled; ++u, a += step, b += pitch) {
+      Floats right[N];
 #pragma GCC unroll 2
-    for (int v = 0; v < N; ++v) right[v] = load_floats(b + v * kLanes);
+      for (int v = 0; v < N; ++v) right[v] = load_floats(b + v * kLanes);
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const Floats left = broadcast(a + r * row);
+      for (int r = 0; r < kRows; ++r) {
+        const Floats left = broadcast(a + r * row);
 #pragma GCC unroll 2
-      for (int v = 0; v < N; ++v) c.at[r][v] = hn::MulAdd(left, right[v], c.at[r][v]);
+        for (int v = 0; v < N; ++v) c.at[r][v] = hn::MulAdd(left, right[v], c.at[r][v]);
+      }
     }
-    a += step;
-    b += pitch;
   }
 }
 
 /// c[r] = sum over i < n of a[r * row + i] * b[i * pitch ..]: logits, and dP, over the width. Wide heads are
 /// summed in pieces, each from zero.
-template <int N>
+template <int kUnrolled = 1, int N>
 HWY_INLINE void multiply_width(Block<N>& c, const float* a, int64_t row, const float* b, int64_t pitch,
                                int64_t n) {
   constexpr int64_t kChain = 64;
   clear(c);
-  if (n <= kChain) return multiply(c, a, row, 1, b, pitch, n);
+  if (n <= kChain) return multiply<kUnrolled>(c, a, row, 1, b, pitch, n);
   HWY_ALIGN float sums[kRows * N * kLanes] = {};
   for (int64_t first = 0; first < n; first += kChain) {
     clear(c);
-    multiply(c, a + first, row, 1, b + first * pitch, pitch, std::min(kChain, n - first));
+    multiply<kUnrolled>(c, a + first, row, 1, b + first * pitch, pitch, std::min(kChain, n - first));
     add_block(c, sums, N * kLanes);
   }
 #pragma GCC unroll 16

@@ -55,34 +55,49 @@ class Upcoming {
   int64_t steps_;
 };
 
+/// Which keys the lanes of a tile see; lanes beyond `count` repeat the first.
+HWY_INLINE void find_intervals(const AttentionInputs& in, const Place& place, QueryTile& tile) {
+  if (in.key_begin.data == nullptr && in.key_end.data == nullptr) {  // all see all: no loop over lanes
+    const hn::RebindToSigned<FloatTag> di;
+    for (int v = 0; v < kVectors; ++v) {
+      hn::StoreU(hn::Zero(di), di, tile.begin + v * kLanes);
+      hn::StoreU(hn::Set(di, static_cast<int32_t>(in.sizes.keys)), di, tile.end + v * kLanes);
+    }
+    tile.any = tile.all = {0, in.sizes.keys};
+    return;
+  }
+  tile.any = {in.sizes.keys, 0};
+  tile.all = {0, in.sizes.keys};
+  for (int64_t lane = 0; lane < kQueries; ++lane) {
+    const Interval keys = attention::interval_of(in, place, tile.first + (lane < tile.count ? lane : 0));
+    tile.begin[lane] = static_cast<int32_t>(keys.begin);
+    tile.end[lane] = static_cast<int32_t>(keys.end);
+    if (!keys.empty()) {
+      tile.any = {std::min(tile.any.begin, keys.begin), std::max(tile.any.end, keys.end)};
+    }
+    tile.all = {std::max(tile.all.begin, keys.begin), std::min(tile.all.end, keys.end)};
+  }
+}
+
 /// Intervals, query biases and positions of a tile.
 HWY_INLINE QueryTile query_tile(const AttentionInputs& in, const Plan& plan, const Head& head,
                                 const Interval& queries) {
   QueryTile tile;
   tile.first = queries.begin;
   tile.count = queries.end - queries.begin;
-  tile.any = {in.sizes.keys, 0};
-  tile.all = {0, in.sizes.keys};
-  tile.base = attention::q_position_of(in, head.place, queries.begin);
-  tile.slope = in.slopes == nullptr ? 0.0f : in.slopes[head.index];
-  for (int64_t lane = 0; lane < kQueries; ++lane) {
-    const int64_t query = tile.first + (lane < tile.count ? lane : 0);
-    const Interval keys = attention::interval_of(in, head.place, query);
-    tile.begin[lane] = static_cast<int32_t>(keys.begin);
-    tile.end[lane] = static_cast<int32_t>(keys.end);
-    tile.query_bias[lane] = 0;
-    tile.position[0][lane] = tile.position[1][lane] = 0;
-    if (in.slopes != nullptr) {
+  find_intervals(in, head.place, tile);
+  if (in.slopes != nullptr) {
+    tile.slope = in.slopes[head.index];
+    tile.base = attention::q_position_of(in, head.place, queries.begin);
+    for (int64_t lane = 0; lane < kQueries; ++lane) {
+      const int64_t query = tile.first + (lane < tile.count ? lane : 0);
       const int64_t position = attention::q_position_of(in, head.place, query) - tile.base;
       for (int part = 0; part < 2; ++part) tile.position[part][lane] = position_part(position, part);
     }
-    if (!keys.empty()) {
-      tile.any = {std::min(tile.any.begin, keys.begin), std::max(tile.any.end, keys.end)};
-    }
-    tile.all = {std::max(tile.all.begin, keys.begin), std::min(tile.all.end, keys.end)};
   }
   for (int i = 0; i < 2; ++i) {
     if (plan.kinds[i] != BiasKind::kQuery) continue;
+    if (!tile.has_query_bias) std::fill(tile.query_bias, tile.query_bias + kQueries, 0.0f);
     tile.has_query_bias = true;
     const Matrix bias = bias_matrix(in.bias[i], head.place, in.sizes.num_leading, head.index);
     for (int64_t lane = 0; lane < tile.count; ++lane) {
