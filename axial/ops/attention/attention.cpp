@@ -75,6 +75,9 @@ struct Attention : torch::autograd::Function<Attention> {
     ctx->save_for_backward(saved);
     ctx->saved_data["numbers"] = numbers_of(pattern);
     ctx->saved_data["scale"] = scale;
+    if (const auto pairs = known_pairs()) {
+      ctx->saved_data["pairs"] = std::vector<double>{pairs->seen, pairs->square};
+    }
     return out;
   }
 
@@ -91,6 +94,12 @@ struct Attention : torch::autograd::Function<Attention> {
     const GradientMask mask{ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2),
                             saved[5].defined() && ctx->needs_input_grad(3),
                             saved[6].defined() && ctx->needs_input_grad(second)};
+    std::optional<KnownPairs> pairs;
+    if (const auto said = ctx->saved_data.find("pairs"); said != ctx->saved_data.end()) {
+      const std::vector<double> numbers = said->second.toDoubleVector();
+      pairs = {numbers[0], numbers[1]};
+    }
+    const KnownPairsScope scope(pairs);
     static const auto op = operator_of("axial::attention_backward", ops::backward);
     auto [dq, dk, dv, db1, db2] =
         op.call(grads[0], saved[0], saved[1], saved[2], saved[3], saved[4], optional(5), optional(6), pattern,

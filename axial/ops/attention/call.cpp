@@ -4,6 +4,7 @@
 
 #include <ATen/Parallel.h>
 
+#include "axial/ops/common/flop_count.h"
 #include "axial/ops/common/kernel_call.h"
 
 namespace axial::ops::detail {
@@ -38,6 +39,24 @@ void check_backward(const AttentionArguments& a, const BackwardArguments& from) 
                      statistics.scalar_type() == accumulate_type(a.q.scalar_type()),
                  kOp, "statistics; expected what attention_forward gave for q {}, got {}", shape_text(a.q),
                  shape_text(statistics));
+}
+
+// So many products over the width per pair, of which some were computed before.
+void count(const AttentionArguments& args, const kernels::AttentionInputs& in, int products, int again) {
+  if (!counts_flops()) return;
+  const KnownPairs pairs = all_pairs(args, in);
+  const double each = 2.0 * static_cast<double>(in.sizes.width);
+  const Flops one{.products = 0, .attention = each * pairs.seen, .attention_square = each * pairs.square};
+  add_flops(products * one, again * one);
+}
+
+// Logits again; their gradient, dV, dQ and dK as they are wanted.
+void count_backward(const AttentionArguments& args, const kernels::AttentionInputs& in,
+                    const GradientMask& mask) {
+  const auto [dq, dk, dv, db1, db2] = mask;
+  const bool logits = dq || dk || db1 || db2;
+  const int products = (dq ? 1 : 0) + (dk ? 1 : 0) + (dv ? 1 : 0) + (logits ? 1 : 0);
+  if (products > 0) count(args, in, 1 + products, 1);
 }
 
 }  // namespace
@@ -81,6 +100,7 @@ std::tuple<Tensor, Tensor> run_forward(const AttentionArguments& args, at::Scala
   problem.bind(out, params.out);
   problem.finish();
   params.in = problem.in;
+  count(args, params.in, 2, 0);
   params.num_threads = at::get_num_threads();
   // The choice of a kernel, and so its workspace, asks whether there are statistics; Meta has no address of
   // its own.
@@ -118,6 +138,7 @@ Gradients run_backward(const AttentionArguments& args, const BackwardArguments& 
   if (mask[4]) problem.bind_bias(db2, params.dbias[1]);
   problem.finish();
   params.in = problem.in;
+  count_backward(args, params.in, mask);
   params.merged = from.merged;
   params.num_threads = at::get_num_threads();
   const Tensor space = workspace(kernels::workspace_bytes(params), q);

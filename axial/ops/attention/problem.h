@@ -9,6 +9,7 @@
 
 #include "axial/kernels/attention/attention.h"
 #include "axial/ops/attention/attention.h"
+#include "axial/ops/attention/pairs.h"
 
 namespace axial::ops::detail {
 
@@ -68,5 +69,10 @@ class AttentionProblem {
   std::vector<at::Tensor> kept_;
   std::vector<int64_t> begin_, end_;
 };
+
+/// Pairs of all heads and leading elements of a call whose problem is finished. Known pairs, else on the host
+/// the intervals, on Meta what order, window and as many segments of one size say (all pairs where key_begin
+/// and key_end say it). A block mask, and keys that a bias hides, count as seen.
+KnownPairs all_pairs(const AttentionArguments& args, const kernels::AttentionInputs& in);
 
 }  // namespace axial::ops::detail

@@ -46,6 +46,15 @@ bool set_intervals(const Sight& sight, Piece& piece) {
   return any;
 }
 
+ops::KnownPairs pairs_of(const Sight& sight, const Interval& queries, const Interval& keys) {
+  // Key j and query i of the piece lie j - i + shift apart.
+  const int64_t shift = keys.begin - queries.begin, row = sight.ring.size();
+  const int64_t window = sight.window > 0 ? std::min(sight.window, row) : row;
+  const bool own = queries.begin == keys.begin;
+  return {ops::pairs_between(queries.size(), keys.size(), -window - shift, -shift),
+          own ? static_cast<double>(queries.size()) * static_cast<double>(row) : 0};
+}
+
 struct Blocks {
   const int64_t* rows;
   const int64_t* columns;
@@ -122,7 +131,7 @@ std::vector<Piece> pieces_of(const Sight& sight, int64_t key_rank, const at::Ten
   for (const Interval& queries : sight.ring.owned(sight.rank)) {
     int64_t key_at = 0;
     for (const Interval& keys : sight.ring.owned(key_rank)) {
-      Piece piece{queries, keys, query_at, key_at, {}, std::nullopt};
+      Piece piece{queries, keys, query_at, key_at, {}, pairs_of(sight, queries, keys), std::nullopt};
       key_at += keys.size();
       if (!may_see(sight, queries, keys) || !set_intervals(sight, piece)) continue;
       if (sight.mask_rows) set_mask(sight, q, piece);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "axial/ops/attention/attention.h"
+#include "axial/ops/attention/pairs.h"
 #include "axial/parallel/layout/dim_layout.h"
 
 namespace axial::parallel::detail {
@@ -32,7 +33,10 @@ struct Piece {
   int64_t query_at = 0;    ///< first of them in the local order
   int64_t key_at = 0;
   ops::AttentionPattern pattern;  ///< of the piece's queries and keys, counted from 0
-  ops::OptionalTensor hidden;     ///< [queries, keys] 0 or minus infinity; where blocks do not align
+  /// What queries see of a row of one record. The square is that over the whole row, said once: by the piece
+  /// in which they see themselves.
+  ops::KnownPairs pairs;
+  ops::OptionalTensor hidden;  ///< [queries, keys] 0 or minus infinity; where blocks do not align
 };
 
 /// The pieces of this rank's queries and the keys that `key_rank` holds, without those where no query sees a

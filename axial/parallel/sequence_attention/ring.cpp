@@ -102,6 +102,7 @@ ops::AttentionPartial forward_ring(const at::Tensor& q, const at::Tensor& kv, co
   for (int64_t step = 0; step < ring.size(); ++step) {
     blocks.start_next(step);
     for (const Piece& piece : pieces_of(call.sight, ring.owner(step), q)) {
+      const ops::KnownPairsScope pairs(piece.pairs);
       ops::merge_partials(rows_of(sum, piece),
                           ops::attention_partial(rows_of(q, piece), keys_of(blocks.now(), 0, piece),
                                                  keys_of(blocks.now(), 1, piece), bias_of(bias, piece),
@@ -163,6 +164,7 @@ class BackwardRing {
 
   void add_piece(const Piece& piece, const at::Tensor& dkv) {
     const bool wants_bias = sums_.dbias.defined();
+    const ops::KnownPairsScope pairs(piece.pairs);
     const ops::AttentionGradients share = ops::attention_partial_backward(
         rows_of(grad_, piece), rows_of(merged_, piece), rows_of(q_, piece), keys_of(blocks_.now(), 0, piece),
         keys_of(blocks_.now(), 1, piece), bias_of(bias_, piece), piece.hidden, piece.pattern, call_.scale,

@@ -127,6 +127,7 @@ at::Tensor attend_whole(const at::Tensor& q, const at::Tensor& k, const at::Tens
                         const std::optional<at::Tensor>& bias, const detail::RingCall& call) {
   const std::vector<detail::Piece> pieces = detail::pieces_of(call.sight, 0, q);
   if (pieces.empty()) return q;  // no rows
+  const ops::KnownPairsScope pairs(pieces[0].pairs);
   return attend(q, k, v, bias, pieces[0].hidden, pieces[0].pattern, call.scale, call.kept);
 }
 

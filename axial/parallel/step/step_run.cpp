@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "axial/core/check/check.h"
+#include "axial/ops/common/flop_count.h"
 #include "axial/ops/common/memory_count.h"
 #include "axial/parallel/step/accumulate.h"
 #include "axial/parallel/step/graph_check.h"
@@ -195,6 +196,7 @@ void StepRun::forward(size_t m, size_t b, const Action& action) {
   const bool again = action.kind == ActionKind::kRecompute, with_graph = again || action.keep_graph;
   const Block& block = s_.blocks[b];
   const at::AutoGradMode grad_mode(with_graph);
+  const ops::RecomputeScope recomputes(again);
   NamedTensors inputs = inputs_of(m, b, with_graph);
   NamedTensors outputs = call(block, inputs, kept_of(m, b, action));
   inputs.clear();
