@@ -102,8 +102,13 @@ std::vector<int64_t> Mesh::group(const Axes& axes, int64_t rank) const {
 }
 
 int64_t Mesh::group_rank(const Axes& axes, int64_t rank) const {
-  const std::vector<int64_t> ranks = group(axes, rank);
-  return std::find(ranks.begin(), ranks.end(), rank) - ranks.begin();
+  group_size(axes);   // checks them
+  int64_t place = 0;  // in the order of group(): the mesh's last axis is innermost
+  for (const MeshAxis& axis : axes_) {
+    if (std::find(axes.begin(), axes.end(), axis.name) == axes.end()) continue;
+    place = place * axis.degree + coordinate(axis.name, rank);
+  }
+  return place;
 }
 
 Axes Mesh::batch_axes() const {

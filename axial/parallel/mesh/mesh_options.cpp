@@ -1,12 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "axial/parallel/mesh/mesh_options.h"
 
+#include <algorithm>
+#include <string>
+
 #include "axial/core/check/check.h"
 
 namespace axial::parallel {
 
 namespace {
 constexpr const char* kOp = "parallel";
+
+// "; nearest: 2 and 4": the divisors around a number that is none.
+std::string nearest_divisors(int64_t world_size, int64_t number) {
+  int64_t below = std::min(number, world_size), above = std::max<int64_t>(number, 1);
+  while (below > 1 && world_size % below != 0) --below;
+  while (above < world_size && world_size % above != 0) ++above;
+  if (above > world_size) return fmt::format("; nearest: {}", below);
+  return fmt::format("; nearest: {} and {}", below, above);
+}
+
 }  // namespace
 
 void MeshOptions::validate() const {
@@ -32,11 +45,13 @@ Mesh make_mesh(const MeshOptions& options, int64_t world_size, int64_t rank) {
     AXIAL_CHECK(!__builtin_mul_overflow(others, degree, &others), kOp, "degrees; expected a product of {}",
                 world_size);
   }
-  AXIAL_CHECK(world_size % others == 0 && (options.data == 0 || options.data * others == world_size), kOp,
-              "degrees data {} * pipe {} * ring {} * ulysses {} * tensor {}; expected {} of {} ranks, got {}",
-              options.data == 0 ? "(what is left)" : std::to_string(options.data), options.pipe, options.ring,
-              options.ulysses, options.tensor, options.data == 0 ? "a divisor" : "the product", world_size,
-              options.data == 0 ? others : options.data * others);
+  AXIAL_CHECK(
+      world_size % others == 0 && (options.data == 0 || options.data * others == world_size), kOp,
+      "degrees data {} * pipe {} * ring {} * ulysses {} * tensor {}; expected {} of {} ranks, got {}{}",
+      options.data == 0 ? "(what is left)" : std::to_string(options.data), options.pipe, options.ring,
+      options.ulysses, options.tensor, options.data == 0 ? "a divisor" : "the product", world_size,
+      options.data == 0 ? others : options.data * others,
+      options.data == 0 ? nearest_divisors(world_size, others) : "");
   return Mesh({{"data", world_size / others},
                {"pipe", options.pipe},
                {"ring", options.ring},
