@@ -40,12 +40,16 @@ void Embedder::take(int64_t record, const Window& window, const at::Tensor& rows
   const int64_t fresh = window.length - window.context;
   const at::Tensor hidden = rows.narrow(0, first + window.context, fresh).to(at::kDouble);
   const at::Tensor mask = at::from_blob(open.averaged.data() + window.begin + window.context, {fresh, 1},
-                                        at::TensorOptions(at::kLong));
+                                        at::TensorOptions(at::kLong))
+                              .to(hidden.device());
   const at::Tensor sum = (hidden * mask.to(at::kDouble)).sum(0);
   open.sum = open.sum.defined() ? open.sum + sum : sum;
   if (!last) return;
   const at::Tensor mean = (open.sum / static_cast<double>(open.count)).to(at::kFloat).contiguous();
-  on_embedding_(open.id, {mean.const_data_ptr<float>(), static_cast<size_t>(mean.numel())});
+  if (!mean.is_meta()) {
+    const at::Tensor host = mean.cpu();
+    on_embedding_(open.id, {host.const_data_ptr<float>(), static_cast<size_t>(host.numel())});
+  }
   open_.pop_front();
   ++first_open_;
 }

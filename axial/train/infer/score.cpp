@@ -4,6 +4,8 @@
 
 #include <ATen/ATen.h>
 
+#include "axial/parallel/host_value/host_value.h"
+
 namespace axial::train {
 
 Scorer::Scorer(const models::Model& model, const WindowOptions& options, OnScore on_score,
@@ -14,7 +16,8 @@ Scorer::Scorer(const models::Model& model, const WindowOptions& options, OnScore
           [this](int64_t record, const Window& window, const at::Tensor& rows, int64_t first, bool last) {
             Score& score = open_.at(static_cast<size_t>(record - first_open_));
             // Position i predicts token i + 1; labels inside the context are off and give 0.
-            score.log_likelihood += rows.narrow(0, first, window.length).to(at::kDouble).sum().item<double>();
+            score.log_likelihood +=
+                parallel::host_value(rows.narrow(0, first, window.length).to(at::kDouble).sum(), 0);
             if (!last) return;
             on_score_(score);
             open_.pop_front();

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "axial/core/check/check.h"
+#include "axial/ops/common/memory_count.h"
 #include "axial/parallel/collectives/rows.h"
 
 namespace axial::train {
@@ -64,7 +65,8 @@ WindowRunner::WindowRunner(const models::Model& model, const std::string& head, 
       wanted_(std::move(wanted)),
       on_window_(std::move(on_window)),
       batch_tokens_(options.batch_tokens),
-      on_tokens_(options.on_tokens) {
+      on_tokens_(options.on_tokens),
+      device_(options.device) {
   const int64_t longest = max_positions_of(model, 2048);
   window_ = options.window == 0 ? longest : options.window;
   AXIAL_CHECK(window_ >= 2 && window_ <= longest, kOp, "window; expected 2 to {} tokens, got {}", longest,
@@ -98,17 +100,29 @@ void WindowRunner::close_batch() {
   if (static_cast<int64_t>(closed_.size()) == runner_.communicator().mesh().group_size({"data"})) run();
 }
 
+parallel::NamedTensors WindowRunner::tensors_of(const Batch& batch,
+                                                const parallel::SequenceLayout& layout) const {
+  std::vector<PackedPiece> pieces;
+  for (const Item& item : batch.items) pieces.push_back({item.ids, item.window.context});
+  if (device_.is_cpu()) return pack_pieces(pieces, layout);
+  parallel::NamedTensors tensors;
+  {
+    const ops::MemoryPause of_the_host;  // a plan counts the device
+    tensors = pack_pieces(pieces, layout);
+  }
+  for (auto& [name, tensor] : tensors) tensor = tensor.to(device_);
+  return tensors;
+}
+
 // The wanted tensor of a batch, its rows flattened to [T, ...].
 at::Tensor WindowRunner::infer(const Batch& batch) {
   parallel::Communicator& ranks = runner_.communicator();
   const bool shared = ranks.mesh().group_size(ranks.mesh().sequence_axes()) > 1;
   const auto layout = shared ? parallel::SequenceLayout::over(ranks.mesh(), batch.tokens)
                              : parallel::SequenceLayout::whole(batch.tokens);
-  std::vector<PackedPiece> pieces;
-  for (const Item& item : batch.items) pieces.push_back({item.ids, item.window.context});
   parallel::StepContext context;
   if (shared) context.sequence = &layout;
-  at::Tensor out = runner_.infer(pack_pieces(pieces, layout), context, {wanted_}).at(wanted_);
+  at::Tensor out = runner_.infer(tensors_of(batch, layout), context, {wanted_}).at(wanted_);
   if (shared) out = parallel::whole_rows(out, 1, layout, ranks);
   return out.flatten(0, 1);
 }

@@ -22,6 +22,7 @@ struct WindowOptions {
   int64_t overlap = -1;         ///< tokens a window shares with the one before, at least 1; -1: half a window
   int64_t batch_tokens = 8192;  ///< windows are run together up to this many tokens, at least one window
   std::function<void(int64_t)> on_tokens = nullptr;  ///< optional: tokens counted since the last call
+  at::Device device = at::kCPU;  ///< where the model is; on Meta all runs without data, and results are none
 };
 
 /// A piece of one record. Tokens [0, context) were counted by the window before and serve as context only.
@@ -72,6 +73,7 @@ class WindowRunner {
   void close_batch();
   void run();
   at::Tensor infer(const Batch& batch);
+  parallel::NamedTensors tensors_of(const Batch& batch, const parallel::SequenceLayout& layout) const;
 
   parallel::StepRunner runner_;
   std::string wanted_;
@@ -80,6 +82,7 @@ class WindowRunner {
   int64_t overlap_ = 0;
   int64_t batch_tokens_ = 0;
   std::function<void(int64_t)> on_tokens_;
+  at::Device device_ = at::kCPU;
   Batch open_;
   std::vector<Batch> closed_;  // one per rank of data, then they run
 };
