@@ -29,6 +29,10 @@ def plan(axial_program, test_recipe, tmp_path):
     return run
 
 
+# Enough rows that a setting changes what torch's allocator reserves, in pages of megabytes.
+MANY_ROWS = ["--set", "train.batch=64", "--set", "train.micro_batch=64"]
+
+
 def device(tmp_path, memory: int, expandable: bool = False) -> pathlib.Path:
     path = tmp_path / f"device_{memory}.yaml"
     path.write_text(TINY.format(memory=memory, expandable=str(expandable).lower()))
@@ -65,13 +69,78 @@ def test_stages_of_a_pipeline_have_roles_of_their_own(plan):
     assert sent[0]["send"] == sent[1]["send"] > 0  # activations there, their gradients back
 
 
-def test_what_does_not_fit_says_by_how_much(plan, tmp_path):
+def test_what_does_not_fit_says_by_how_much_and_what_to_change(plan, tmp_path):
     _, made = plan()
     needed = made["roles"][0]["needed_bytes"]
-    done, tight = plan("--device", device(tmp_path, 1 << 20), code=3)
+    done, tight = plan("--device", device(tmp_path, 1 << 20), *MANY_ROWS, code=3)
     assert not tight["fits"] and tight["spare_bytes"] < 0
     assert "does not fit:" in done.stdout and "missing on rank 0" in done.stdout
     assert needed > 1 << 20
+    advice = tight["advice"]
+    alone = [a for a in advice if " " not in a["change"]]
+    assert {a["change"] for a in alone} >= {"train.recompute_group=1", "train.micro_batch=1"}
+    assert [a["saved_bytes"] for a in alone] == sorted((a["saved_bytes"] for a in alone), reverse=True)
+    assert "one change at a time" in done.stdout and "none of these is enough" in done.stdout
+
+
+def test_advice_is_what_the_plan_with_it_says(plan, tmp_path):
+    _, made = plan("--device", device(tmp_path, 1 << 30, True), *MANY_ROWS)
+    enough = made["roles"][0]["needed_bytes"] - 1
+    small = device(tmp_path, enough, True)
+    done, tight = plan("--device", small, *MANY_ROWS, code=3)
+    best = tight["advice"][0]
+    assert best["fits"] and "fits," in done.stdout
+    _, changed = plan("--device", small, *MANY_ROWS, "--set", best["change"])
+    assert changed["spare_bytes"] == best["spare_bytes"]
+    assert tight["spare_bytes"] + best["saved_bytes"] == best["spare_bytes"]
+
+
+def test_operations_and_time_are_told(plan):
+    done, made = plan("--device", "h200")
+    tokens, products = 4 * 128, 2 * (4 * 32 * 32 + 2 * 32 * 64) + 69 * 32
+    assert made["flops"]["products"] == 6 * tokens * products
+    assert made["flops"]["attention"] == 7 * 2 * 2 * 32 * 4 * (128 * 129 // 2)
+    assert made["flops"]["attention_square"] == 7 * 2 * 2 * 32 * 4 * 128 * 128
+    assert made["recomputed_flops"]["attention"] * 7 == made["flops"]["attention"]
+    estimate = made["estimate"]
+    assert 0 < estimate["shortest_s"] <= estimate["longest_s"]
+    assert estimate["messages_s"] == 0 and estimate["idle_share"] == 0
+    assert estimate["products_s"] == pytest.approx(
+        (made["flops"]["products"] + made["flops"]["attention"]) / (0.5 * made["device"]["flops_32bit"])
+    )
+    assert "estimate: a step takes" in done.stdout and "assumed: 50 % of h200's" in done.stdout
+    _, slow = plan("--device", "h200", "--efficiency", 0.25)
+    assert slow["estimate"]["products_s"] == pytest.approx(2 * estimate["products_s"])
+
+
+def test_a_device_without_rates_gives_no_time(plan, tmp_path):
+    done, made = plan("--device", device(tmp_path, 64 << 20))
+    assert made["estimate"] is None and "no estimate of time" in done.stdout
+
+
+def test_a_sweep_lists_what_fits(plan, tmp_path):
+    small = tmp_path / "small.yaml"
+    small.write_text(
+        "name: small\nmemory: 2200000\nexpandable_segments: true\nflops_32bit: 1e12\nbandwidth: 1e11\n"
+        "link: 1e10\nnetwork: 1e9\n"
+    )
+    done, made = plan("--device", small, "--world", 4, "--sweep", "--sweep-limit", 40)
+    assert made["meshes"] == 15  # 4 = 2 * 2: both on one of five axes, or on two of them
+    assert made["planned"] <= 40
+    assert sum(r["count"] for r in made["refused"]) + made["fitting"] + made["left_out"] == made["meshes"]
+    times = [b["estimate"]["longest_s"] for b in made["best"]]
+    assert times and times == sorted(times)
+    best = made["best"][0]
+    overrides = [word for setting in best["settings"] for word in ("--set", setting)]
+    _, again = plan("--device", small, "--world", 4, *overrides)
+    assert again["spare_bytes"] == best["spare_bytes"] and again["estimate"] == best["estimate"]
+    assert " ".join(overrides) in done.stdout
+
+
+def test_a_sweep_without_any_that_fits_says_why(plan, tmp_path):
+    done, made = plan("--device", device(tmp_path, 1 << 16), "--world", 2, "--sweep", code=3)
+    assert not made["best"] and made["planned"] == 0
+    assert "weights, gradients and moments alone do not fit; the nearest lacks" in done.stdout
 
 
 @pytest.mark.parametrize("expandable", [False, True])
@@ -104,10 +173,14 @@ def test_the_largest_batch_is_of_every_data_rank(plan, tmp_path):
     [
         (["--device", "a100-40g"], "did you mean 'a100-40gb'?"),
         (["--device", "nowhere.yaml"], "nowhere.yaml"),
-        (["--world", "3", "--set", "parallel.tensor=2"], "expected a divisor of 3 ranks, got 2"),
+        (["--world", "3", "--set", "parallel.tensor=2"], "expected a divisor of 3 ranks, got 2; nearest: 1 and 3"),
+        (["--world", "4", "--set", "parallel.ring=8"], "expected a divisor of 4 ranks, got 8; nearest: 4"),
         (["--world", "0"], "--world"),
         (["--set", "model.hiden_size=8"], "did you mean 'hidden_size'?"),
         (["--max-sequence", "--max-batch"], "excludes"),
+        (["--max-sequence", "--sweep"], "excludes"),
+        (["--sweep", "--sweep-limit", "0"], "--sweep-limit"),
+        (["--efficiency", "1.5"], "--efficiency"),
     ],
 )
 def test_what_cannot_be_planned_is_named(axial_program, test_recipe, arguments, said):

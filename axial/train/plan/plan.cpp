@@ -65,17 +65,31 @@ StepToPlan step_of(const RunRecipe& recipe, const models::ModelRegistry& registr
 }
 
 Plan plan_recipe(const RunRecipe& recipe, const models::ModelRegistry& registry, int64_t world_size,
-                 const Device& device) {
+                 const Device& device, const WorkOfRecipe& work) {
   const auto begin = std::chrono::steady_clock::now();
   const auto tokenizer = data::make_tokenizer(recipe.data.tokenizer);
-  const StepToPlan what = step_of(recipe, registry, *tokenizer, world_size);
+  StepToPlan what = step_of(recipe, registry, *tokenizer, world_size);
+  what.work = work.kind;
+  what.windows = work.windows;
+  const parallel::Mesh mesh = parallel::make_mesh(recipe.parallel, world_size, 0);
+  const models::Model model = what.build();
   Plan plan;
   plan.device = device;
+  plan.work = work.kind;
   plan.world_size = world_size;
   plan.row_length = recipe.data.sequence_length;
   plan.batch = recipe.train.batch;
   plan.micro_batch = recipe.train.micro_batch;
-  plan.parameters = what.build().parameters->num_elements();
+  plan.micro_batches = static_cast<int64_t>(micro_batches_of(recipe.train, mesh, 0).size());
+  if (work.kind != PlannedWork::kTraining) {
+    plan.row_length = window_of(what, model);
+    plan.micro_batch = tokens_of_rows(what, model) / plan.row_length;
+    plan.micro_batches = 1;
+    plan.batch = plan.micro_batch * mesh.degree("data");
+  }
+  plan.precision = recipe.train.precision;
+  plan.parallel = recipe.parallel;
+  plan.parameters = model.parameters->num_elements();
   for (RankPlan& step : plan_step(what, /*with_events=*/true)) {
     PlannedRanks& ranks = plan.roles.emplace_back();
     ranks.outside_bytes = device.context + num_communicators(step) * device.communicator;

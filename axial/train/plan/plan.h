@@ -28,15 +28,25 @@ struct PlannedRanks {
   int64_t needed_bytes() const { return reserved.peak_reserved + outside_bytes; }
 };
 
-/// A step of training on a mesh of equal devices.
+/// What is planned of a recipe: training, or one batch of windows of inference in train.precision.
+struct WorkOfRecipe {
+  PlannedWork kind = PlannedWork::kTraining;
+  WindowOptions windows;
+};
+
+/// A step of training, or a batch of inference, on a mesh of equal devices.
 struct Plan {
   Device device;
+  PlannedWork work = PlannedWork::kTraining;
   int64_t world_size = 1;
   int64_t row_length = 0;
-  int64_t batch = 0;        ///< rows of a step, over all ranks
-  int64_t micro_batch = 0;  ///< rows in memory at a time
-  int64_t parameters = 0;   ///< of the model
-  double seconds = 0;       ///< that planning took
+  int64_t batch = 0;          ///< rows of a step, over all ranks
+  int64_t micro_batch = 0;    ///< rows in memory at a time
+  int64_t micro_batches = 0;  ///< of a rank in a step
+  Precision precision = Precision::kFp32;
+  parallel::MeshOptions parallel;
+  int64_t parameters = 0;  ///< of the model
+  double seconds = 0;      ///< that planning took
   std::vector<PlannedRanks> roles;
 
   /// The role that needs most.
@@ -51,18 +61,19 @@ struct Plan {
 StepToPlan step_of(const RunRecipe& recipe, const models::ModelRegistry& registry,
                    const data::Tokenizer& tokenizer, int64_t world_size);
 
-/// Run the recipe's step without data. Throws what plan_step and build_model throw.
+/// Run the recipe's step, or other work, without data. Throws what plan_step and build_model throw.
 Plan plan_recipe(const RunRecipe& recipe, const models::ModelRegistry& registry, int64_t world_size,
-                 const Device& device);
+                 const Device& device, const WorkOfRecipe& work = {});
 
 /// The largest multiple of `unit` that fits, from `unit` on; 0: none does. `fits` holds up to some number and
 /// not beyond; asked of about 2 log2(result / unit) numbers, at most of `most`.
 int64_t largest_that_fits(int64_t unit, int64_t most, const std::function<bool(int64_t)>& fits);
 
-nlohmann::json to_json(const Plan& plan);
+struct EstimateAssumptions;
+nlohmann::json to_json(const Plan& plan, const EstimateAssumptions& assumptions);
 /// An SVG of what lives on the largest role as its step goes on, stacked by use.
 std::string to_picture(const Plan& plan);
 /// Tables for the terminal.
-std::string to_text(const Plan& plan);
+std::string to_text(const Plan& plan, const EstimateAssumptions& assumptions);
 
 }  // namespace axial::train

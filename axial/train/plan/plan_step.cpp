@@ -16,6 +16,8 @@
 #include "axial/parallel/pipeline/stages.h"
 #include "axial/parallel/replicas/replicas.h"
 #include "axial/parallel/tensor/stream.h"
+#include "axial/train/infer/embed.h"
+#include "axial/train/infer/score.h"
 
 namespace axial::train {
 
@@ -26,14 +28,19 @@ using parallel::SequenceLayout;
 
 models::Model model_of(const StepToPlan& what, const Mesh& mesh) {
   models::Model model = what.build();
-  models::parallelize(model, *what.registry, mesh, what.parallel);
+  parallel::MeshOptions options = what.parallel;
+  // Regions save what only training keeps.
+  if (what.work != PlannedWork::kTraining) options.sequence_regions = false;
+  models::parallelize(model, *what.registry, mesh, options);
   return model;
 }
 
 // Sizes of all that a rank holds: ranks with equal ones run equal steps. `parameters` as cut for its place
 // along pipe and tensor.
-std::vector<int64_t> role_of(const StepToPlan& what, const Mesh& mesh, parallel::ParameterTable& parameters) {
-  const auto layout = SequenceLayout::over(mesh, what.row_length);
+std::vector<int64_t> role_of(const StepToPlan& what, const Mesh& mesh, models::Model& model) {
+  parallel::ParameterTable& parameters = *model.parameters;
+  const bool trains = what.work == PlannedWork::kTraining;
+  const auto layout = SequenceLayout::over(mesh, tokens_of_rows(what, model));
   std::vector<int64_t> role{
       parallel::pipe_degree(mesh) > 1 ? mesh.coordinate(parallel::kPipeAxis) : 0, layout.local_length(),
       layout.ring().local_size(layout.ring_rank()),
@@ -42,11 +49,13 @@ std::vector<int64_t> role_of(const StepToPlan& what, const Mesh& mesh, parallel:
               .owned(layout.dim().num_ranks() == 1 ? 0 : mesh.group_rank(mesh.sequence_axes(), mesh.rank()))
               .size())};
   const int64_t tensor = mesh.degree(parallel::kTensorAxis);
-  if (what.parallel.sequence_regions && tensor > 1) {  // the stream is cut once more
+  if (trains && what.parallel.sequence_regions && tensor > 1) {  // the stream is cut once more
     role.push_back(parallel::even_sizes(layout.local_length(),
                                         tensor)[static_cast<size_t>(mesh.coordinate(parallel::kTensorAxis))]);
   }
-  for (const parallel::Interval& rows : micro_batches_of(what.train, mesh, 0)) role.push_back(rows.size());
+  if (trains) {
+    for (const parallel::Interval& rows : micro_batches_of(what.train, mesh, 0)) role.push_back(rows.size());
+  }
   parallel::partition_parameters(parameters, mesh, what.parallel.zero);
   for (const auto& row : parameters.rows()) {
     for (const int64_t size : row->holding.sliced_shape()) role.push_back(size);
@@ -101,25 +110,77 @@ std::vector<AliveAtPeak> alive_at(const std::vector<ops::MemoryEvent>& events, i
   return out;
 }
 
+// Counts from here on what a rank does, its model being made.
+class Counting {
+ public:
+  Counting(RankPlan& plan, const ops::MemoryCount& memory, parallel::Communicator& ranks,
+           const models::Model& model)
+      : plan_(plan), first_event_(plan.events.size()) {
+    plan.resident_bytes = memory.live();
+    for (const auto& row : model.parameters->rows()) plan.parameters += row->value.numel();
+    ranks.clear_traffic();
+  }
+  void finish() {
+    plan_.flops = flops_.all();
+    plan_.recomputed = flops_.recomputed();
+    for (size_t i = first_event_; i < plan_.events.size(); ++i) {
+      plan_.allocated_bytes += std::max<int64_t>(plan_.events[i].bytes, 0);
+    }
+  }
+
+ private:
+  RankPlan& plan_;
+  size_t first_event_;
+  ops::FlopCount flops_;
+};
+
+void run_training(const StepToPlan& what, models::Model& model, const ops::MemoryCount& memory,
+                  parallel::Communicator& ranks, RankPlan& plan) {
+  const auto layout = SequenceLayout::over(ranks.mesh(), what.row_length);
+  TrainingStep step(model, what.train, at::kMeta, {&ranks, what.parallel, layout});
+  Counting counting(plan, memory, ranks, model);
+  std::vector<data::Batch> batches;
+  for (const parallel::Interval& rows : micro_batches_of(what.train, ranks.mesh(), 0)) {
+    batches.push_back(planned_rows(what, layout, rows));
+  }
+  step.run(batches, 0);
+  counting.finish();
+}
+
+// Whole windows of records of their own, as many as every rank of data takes at a time.
+void run_windows(const StepToPlan& what, models::Model& model, const ops::MemoryCount& memory,
+                 parallel::Communicator& ranks, RankPlan& plan) {
+  parallel::partition_parameters(*model.parameters, ranks.mesh(), what.parallel.zero);
+  model.parameters->materialize(at::kMeta, scalar_type_of(what.train.precision), 0);
+  const int64_t window = window_of(what, model);
+  const int64_t records = tokens_of_rows(what, model) / window * ranks.mesh().degree("data");
+  WindowOptions options = what.windows;
+  options.device = at::kMeta;
+  Counting counting(plan, memory, ranks, model);
+  const auto run = [&](auto&& runner) {
+    for (int64_t r = 0; r < records; ++r) {
+      runner.add("", std::vector<int32_t>(static_cast<size_t>(window), 0));
+    }
+    runner.finish();
+  };
+  if (what.work == PlannedWork::kScore) {
+    run(Scorer(
+        model, options, [](const Score&) {}, &ranks));
+  } else {
+    run(Embedder(
+        model, options, {}, [](const std::string&, std::span<const float>) {}, &ranks));
+  }
+  counting.finish();
+}
+
 RankPlan run_rank(const StepToPlan& what, const Mesh& mesh, std::unique_ptr<parallel::Transport> transport,
                   bool with_events) {
   RankPlan plan;
   parallel::Communicator ranks(mesh, std::move(transport), nullptr, {});
   ops::MemoryCount memory;
   if (with_events) memory.listen([&](const ops::MemoryEvent& event) { plan.events.push_back(event); });
-  const auto layout = SequenceLayout::over(mesh, what.row_length);
   models::Model model = model_of(what, mesh);
-  {
-    TrainingStep step(model, what.train, at::kMeta, {&ranks, what.parallel, layout});
-    plan.resident_bytes = memory.live();
-    for (const auto& row : model.parameters->rows()) plan.parameters += row->value.numel();
-    ranks.clear_traffic();
-    std::vector<data::Batch> batches;
-    for (const parallel::Interval& rows : micro_batches_of(what.train, mesh, 0)) {
-      batches.push_back(planned_rows(what, layout, rows));
-    }
-    step.run(batches, 0);
-  }
+  (what.work == PlannedWork::kTraining ? run_training : run_windows)(what, model, memory, ranks, plan);
   plan.peak_bytes = memory.peak();
   plan.at_peak = memory.at_peak();
   plan.traffic = ranks.traffic();
@@ -158,6 +219,16 @@ std::vector<RankPlan> run_pipeline(const StepToPlan& what, const std::vector<int
 
 }  // namespace
 
+int64_t window_of(const StepToPlan& what, const models::Model& model) {
+  return what.windows.window > 0 ? what.windows.window : max_positions_of(model, what.row_length);
+}
+
+int64_t tokens_of_rows(const StepToPlan& what, const models::Model& model) {
+  if (what.work == PlannedWork::kTraining) return what.row_length;
+  const int64_t window = window_of(what, model);
+  return std::max<int64_t>(what.windows.batch_tokens / window, 1) * window;
+}
+
 std::vector<RankPlan> plan_step(const StepToPlan& what, bool with_events) {
   AXIAL_CHECK(what.build && what.registry != nullptr, "plan", "a model and its registry; expected both");
   std::map<std::vector<int64_t>, std::vector<int64_t>> ranks_of_role;
@@ -168,7 +239,7 @@ std::vector<RankPlan> plan_step(const StepToPlan& what, bool with_events) {
     models::Model& model =
         cut[{mesh.coordinate(parallel::kPipeAxis), mesh.coordinate(parallel::kTensorAxis)}];
     if (!model.parameters) model = model_of(what, mesh);
-    roles.push_back(role_of(what, mesh, *model.parameters));
+    roles.push_back(role_of(what, mesh, model));
     ranks_of_role[roles.back()].push_back(rank);
   }
   std::map<std::vector<int64_t>, RankPlan> plans;

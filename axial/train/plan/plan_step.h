@@ -11,11 +11,20 @@
 #include <vector>
 
 #include "axial/models/common/registry.h"
+#include "axial/ops/common/flop_count.h"
 #include "axial/ops/common/memory_count.h"
 #include "axial/parallel/communicator/communicator.h"
+#include "axial/train/infer/windows.h"
 #include "axial/train/trainer/training_step.h"
 
 namespace axial::train {
+
+/// What a plan runs.
+enum class PlannedWork {
+  kTraining,  ///< a step
+  kEmbed,     ///< one batch of windows on every rank of data, as `axial embed` runs it
+  kScore,     ///< likewise `axial score`
+};
 
 /// A run without its data.
 struct StepToPlan {
@@ -25,6 +34,8 @@ struct StepToPlan {
   parallel::MeshOptions parallel;
   int64_t world_size = 1;
   int64_t row_length = 0;
+  PlannedWork work = PlannedWork::kTraining;
+  WindowOptions windows;  ///< of kEmbed and kScore
   /// Rows [first, first + count) as a rank holds them, moved to Meta; none: full rows of one record each.
   std::function<data::Batch(const parallel::SequenceLayout& layout, int64_t first, int64_t count)> rows;
 };
@@ -47,6 +58,10 @@ struct RankPlan {
   int64_t resident_bytes = 0;  ///< before the step: values, moments, copies
   /// By ("data+ring", "all_reduce"), of the step.
   std::map<std::pair<std::string, std::string>, parallel::Traffic> traffic;
+  /// Operations of the step on the first of these ranks; others of a ring that rows do not divide evenly, or
+  /// with a window, differ a little. `recomputed` is a part of them.
+  ops::Flops flops, recomputed;
+  int64_t allocated_bytes = 0;           ///< of all tensors that the step makes, where events are wanted
   std::vector<ops::MemoryEvent> events;  ///< of making and step, in order, where wanted
   std::vector<AliveAtPeak> alive;        ///< largest first, where events are wanted
 };
@@ -55,5 +70,11 @@ struct RankPlan {
 /// stages of a pipeline run together, a thread each. Throws ValueError for a mesh that does not fit, and what
 /// the step throws.
 std::vector<RankPlan> plan_step(const StepToPlan& what, bool with_events = false);
+
+/// Tokens of the rows that a rank of data runs together: of training one row's, else those of a batch of as
+/// many whole windows as it takes.
+int64_t tokens_of_rows(const StepToPlan& what, const models::Model& model);
+/// Tokens of a window of kEmbed and kScore.
+int64_t window_of(const StepToPlan& what, const models::Model& model);
 
 }  // namespace axial::train

@@ -10,6 +10,7 @@
 #include "axial/core/text/table.h"
 #include "axial/core/text/text.h"
 #include "axial/train/metrics/curve.h"
+#include "axial/train/plan/estimate.h"
 #include "axial/train/plan/plan.h"
 
 namespace axial::train {
@@ -138,16 +139,21 @@ json to_json(const PlannedRanks& ranks) {
           {"outside_bytes", ranks.outside_bytes},
           {"needed_bytes", ranks.needed_bytes()},
           {"fits", ranks.reserved.fits},
+          {"flops", flops_json(ranks.step.flops)},
+          {"recomputed_flops", flops_json(ranks.step.recomputed)},
+          {"allocated_bytes", ranks.step.allocated_bytes},
           {"traffic", traffic}};
 }
 
 }  // namespace
 
-std::string to_text(const Plan& plan) {
+std::string to_text(const Plan& plan, const EstimateAssumptions& assumptions) {
+  const bool trains = plan.work == PlannedWork::kTraining;
   std::string text =
-      fmt::format("{} parameters, {} rows of {} tokens a step, {} at a time, on {} x {}\n\n{}\n",
-                  with_commas(plan.parameters), plan.batch, with_commas(plan.row_length), plan.micro_batch,
-                  plan.world_size, plan.device.name, memory_table(plan));
+      fmt::format("{} parameters, {} {} of {} tokens {}, {} at a time{}, on {} x {}\n\n{}\n",
+                  with_commas(plan.parameters), plan.batch, trains ? "rows" : "windows",
+                  with_commas(plan.row_length), trains ? "a step" : "a batch", plan.micro_batch,
+                  trains ? "" : " on each data rank", plan.world_size, plan.device.name, memory_table(plan));
   const PlannedRanks& largest = plan.largest();
   text += fmt::format("alive at the peak of rank {}, largest first\n\n{}\n", largest.step.ranks.front(),
                       alive_table(largest));
@@ -155,6 +161,7 @@ std::string to_text(const Plan& plan) {
     text +=
         fmt::format("sent by rank {} in a step\n\n{}\n", largest.step.ranks.front(), traffic_table(largest));
   }
+  text += flops_text(plan) + estimate_text(plan, assumptions) + "\n";
   const int64_t spare = plan.spare_bytes();
   text += plan.fits()
               ? fmt::format("fits: {} of {} are left\n", human_bytes(spare), human_bytes(plan.device.memory))
@@ -193,11 +200,15 @@ std::string to_picture(const Plan& plan) {
   return render_curve(plot);
 }
 
-json to_json(const Plan& plan) {
+json to_json(const Plan& plan, const EstimateAssumptions& assumptions) {
+  const PlannedFlops flops = flops_of(plan);
   json roles = json::array();
   for (const PlannedRanks& ranks : plan.roles) roles.push_back(to_json(ranks));
   return {{"world_size", plan.world_size},
           {"device", recipe::options_to_json(plan.device)},
+          {"work", plan.work == PlannedWork::kTraining ? "train"
+                   : plan.work == PlannedWork::kEmbed  ? "embed"
+                                                       : "score"},
           {"row_length", plan.row_length},
           {"batch", plan.batch},
           {"micro_batch", plan.micro_batch},
@@ -205,6 +216,9 @@ json to_json(const Plan& plan) {
           {"fits", plan.fits()},
           {"spare_bytes", plan.spare_bytes()},
           {"seconds", plan.seconds},
+          {"flops", flops_json(flops.all)},
+          {"recomputed_flops", flops_json(flops.recomputed)},
+          {"estimate", estimate_json(estimate(plan, assumptions), assumptions)},
           {"roles", roles}};
 }
 

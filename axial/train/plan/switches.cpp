@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table, and members of the recipe's sections as numbers.
+#include "axial/train/plan/switches.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+namespace axial::train {
+
+namespace {
+
+using Values = std::function<std::vector<int64_t>(const RunRecipe&)>;
+
+template <class Section, class T>
+Switch entry(std::string key, Section RunRecipe::*section, T Section::*field, Values values,
+             bool swept = true) {
+  return {std::move(key),
+          std::move(values),
+          [=](const RunRecipe& r) { return static_cast<int64_t>(r.*section.*field); },
+          [=](RunRecipe& r, int64_t value) { r.*section.*field = static_cast<T>(value); },
+          std::is_same_v<T, bool>,
+          swept};
+}
+
+Values always(std::vector<int64_t> values) {
+  return [values = std::move(values)](const RunRecipe&) { return values; };
+}
+
+template <class Condition>
+Values where(Condition condition, std::vector<int64_t> values) {
+  return [=, values = std::move(values)](const RunRecipe& r) {
+    return condition(r) ? values : std::vector<int64_t>{};
+  };
+}
+
+bool shares_parameters(const RunRecipe& r) {
+  return r.parallel.data * r.parallel.ring * r.parallel.ulysses > 1;
+}
+bool recomputes(const RunRecipe& r) { return r.train.recompute_group > 0; }
+bool cuts_tensors(const RunRecipe& r) { return r.parallel.tensor > 1; }
+
+// From a data rank's rows of a step, or what the recipe says, down to one.
+std::vector<int64_t> rows_at_a_time(const RunRecipe& r) {
+  const int64_t sharers = std::max<int64_t>(r.parallel.data, 1);
+  std::vector<int64_t> values;
+  for (int64_t rows = std::min(r.train.micro_batch, (r.train.batch + sharers - 1) / sharers); rows >= 1;
+       rows /= 2) {
+    values.push_back(rows);
+  }
+  return values;
+}
+
+}  // namespace
+
+std::string Switch::with(int64_t value) const {
+  return is_flag ? fmt::format("{}={}", key, value != 0) : fmt::format("{}={}", key, value);
+}
+
+std::vector<Switch> memory_switches() {
+  constexpr auto kTrain = &RunRecipe::train;
+  constexpr auto kParallel = &RunRecipe::parallel;
+  using Train = TrainOptions;
+  using Mesh = parallel::MeshOptions;
+  return {
+      entry("train.recompute_group", kTrain, &Train::recompute_group, always({0, 1})),
+      entry("train.keep_attention", kTrain, &Train::keep_attention, where(recomputes, {1, 0})),
+      entry("parallel.zero", kParallel, &Mesh::zero, where(shares_parameters, {0, 1, 2, 3})),
+      entry("train.attention_head_groups", kTrain, &Train::attention_head_groups, always({1, 2, 4, 8})),
+      entry("parallel.sequence_regions", kParallel, &Mesh::sequence_regions, where(cuts_tensors, {0, 1})),
+      entry("train.micro_batch", kTrain, &Train::micro_batch, rows_at_a_time, /*swept=*/false),
+  };
+}
+
+RunRecipe most_frugal(RunRecipe recipe) {
+  for (const Switch& s : memory_switches()) {
+    if (!s.swept) continue;
+    const std::vector<int64_t> values = s.values(recipe);
+    if (!values.empty()) s.set(recipe, values.back());
+  }
+  return recipe;
+}
+
+}  // namespace axial::train
