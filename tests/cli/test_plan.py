@@ -173,7 +173,10 @@ def test_the_largest_batch_is_of_every_data_rank(plan, tmp_path):
     [
         (["--device", "a100-40g"], "did you mean 'a100-40gb'?"),
         (["--device", "nowhere.yaml"], "nowhere.yaml"),
-        (["--world", "3", "--set", "parallel.tensor=2"], "expected a divisor of 3 ranks, got 2; nearest: 1 and 3"),
+        (
+            ["--world", "3", "--set", "parallel.tensor=2"],
+            "expected a divisor of 3 ranks, got 2; nearest: 1 and 3",
+        ),
         (["--world", "4", "--set", "parallel.ring=8"], "expected a divisor of 4 ranks, got 8; nearest: 4"),
         (["--world", "0"], "--world"),
         (["--set", "model.hiden_size=8"], "did you mean 'hidden_size'?"),
@@ -181,6 +184,9 @@ def test_the_largest_batch_is_of_every_data_rank(plan, tmp_path):
         (["--max-sequence", "--sweep"], "excludes"),
         (["--sweep", "--sweep-limit", "0"], "--sweep-limit"),
         (["--efficiency", "1.5"], "--efficiency"),
+        (["--for", "generate"], "--for"),
+        (["--for", "score", "--sweep"], "excludes"),
+        (["--for", "score", "--window", "1"], "window; expected 2 to 128 tokens, got 1"),
     ],
 )
 def test_what_cannot_be_planned_is_named(axial_program, test_recipe, arguments, said):
@@ -211,6 +217,36 @@ def test_devices_of_a_file_are_read_strictly(axial_program, test_recipe, tmp_pat
         assert done.returncode not in (0, 3)
         assert said in done.stderr, done.stderr
         assert "device.yaml" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("work,head", [("embed", 0), ("score", 69 * 32)])
+def test_inference_is_planned_as_it_runs(plan, work, head):
+    done, made = plan("--for", work, "--window", 64, "--batch-tokens", 256)
+    assert (made["work"], made["batch"], made["row_length"]) == (work, 4, 64)
+    assert "4 windows of 64 tokens a batch" in done.stdout
+    (role,) = made["roles"]
+    assert role["at_peak"]["gradients"] == role["at_peak"]["optimizer"] == 0
+    layers = 2 * (4 * 32 * 32 + 2 * 32 * 64)
+    assert made["flops"]["products"] == 2 * 256 * (layers + head)
+    assert made["flops"]["attention"] == 2 * 2 * 2 * 32 * 4 * (64 * 65 // 2)
+    assert made["recomputed_flops"]["products"] == 0
+    _, trained = plan("--set", "data.sequence_length=64")
+    assert made["roles"][0]["peak_bytes"] < trained["roles"][0]["peak_bytes"]
+
+
+@pytest.mark.parametrize("work", ["embed", "score"])
+def test_inference_is_planned_on_meshes(plan, work):
+    _, one = plan("--for", work, "--batch-tokens", 512)
+    for axis in ("data", "pipe", "ring", "ulysses", "tensor"):
+        _, made = plan("--for", work, "--batch-tokens", 512, "--world", 2, "--set", f"parallel.{axis}=2")
+        ranks = sorted(rank for role in made["roles"] for rank in role["ranks"])
+        assert ranks == [0, 1] and made["batch"] == (8 if axis == "data" else 4)
+        assert any(t["bytes"] > 0 for t in made["roles"][0]["traffic"])
+        # The layers' products are cut; a head of so few tokens is not cut over tensor, and runs on both.
+        head = 2 * 69 * 32 * 512 if work == "score" else 0
+        times = 2 if axis == "data" else 1
+        more = head if axis == "tensor" else 0
+        assert made["flops"]["products"] == times * one["flops"]["products"] + more
 
 
 @pytest.mark.parametrize("name,parameters", [("genome_25b", 25e9), ("genome_33b", 31e9)])

@@ -42,14 +42,25 @@ class Planner {
         device_(train::find_device(arguments.device)),
         registry_(models::all_models()) {}
 
+  // Tells how far it is when it takes long.
   train::Plan plan(const std::vector<std::string>& more) const {
     std::vector<std::string> overrides = arguments_.overrides;
     overrides.insert(overrides.end(), more.begin(), more.end());
-    return plan(recipe_with(overrides));
+    std::optional<Progress> progress;
+    const train::Plan made = plan(recipe_with(overrides), [&](int64_t done, int64_t total) {
+      if (!progress) {
+        progress.emplace(
+            ProgressOptions{.label = "plan", .unit = "actions", .total = total, .quiet_s = kQuiet});
+      }
+      progress->update(done);
+    });
+    if (progress) progress->finish();
+    return made;
   }
 
-  train::Plan plan(const train::RunRecipe& recipe) const {
-    train::WorkOfRecipe work{train::PlannedWork::kTraining, arguments_.windows};
+  train::Plan plan(const train::RunRecipe& recipe,
+                   std::function<void(int64_t done, int64_t total)> on_action = nullptr) const {
+    train::WorkOfRecipe work{train::PlannedWork::kTraining, arguments_.windows, std::move(on_action)};
     if (arguments_.work == "embed") work.kind = train::PlannedWork::kEmbed;
     if (arguments_.work == "score") work.kind = train::PlannedWork::kScore;
     return train::plan_recipe(recipe, registry_, arguments_.world, device_, work);

@@ -21,6 +21,7 @@ at::Tensor whole_rows(const at::Tensor& piece, int64_t dim, const SequenceLayout
     }
   }
   const at::Tensor all = ranks.all_gather(piece, dim, ranks.mesh().sequence_axes(), sizes);
+  if (all.is_meta()) return at::empty_like(all);  // index_select has no Meta kernel
   return all.index_select(dim, place.to(all.device()));
 }
 

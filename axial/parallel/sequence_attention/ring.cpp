@@ -132,6 +132,7 @@ class BackwardRing {
 
   Gradients run() {
     if (q_.size(2) == 0) return sums_;
+    const at::AutoDispatchBelowADInplaceOrView below;  // of first order: views need no history
     for (int64_t step = 0; step < ring_.size(); ++step) {
       // What the last rank summed for this block; it was sent before the block after it.
       at::Tensor others = step >= 2 ? empty_sums(step) : at::Tensor();

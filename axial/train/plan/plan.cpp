@@ -71,6 +71,7 @@ Plan plan_recipe(const RunRecipe& recipe, const models::ModelRegistry& registry,
   StepToPlan what = step_of(recipe, registry, *tokenizer, world_size);
   what.work = work.kind;
   what.windows = work.windows;
+  what.on_action = work.on_action;
   const parallel::Mesh mesh = parallel::make_mesh(recipe.parallel, world_size, 0);
   const models::Model model = what.build();
   Plan plan;

@@ -32,6 +32,7 @@ struct PlannedRanks {
 struct WorkOfRecipe {
   PlannedWork kind = PlannedWork::kTraining;
   WindowOptions windows;
+  std::function<void(int64_t done, int64_t total)> on_action = nullptr;  ///< StepToPlan
 };
 
 /// A step of training, or a batch of inference, on a mesh of equal devices.

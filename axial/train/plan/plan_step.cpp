@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <set>
 #include <thread>
 #include <tuple>
 
@@ -138,6 +139,12 @@ void run_training(const StepToPlan& what, models::Model& model, const ops::Memor
                   parallel::Communicator& ranks, RankPlan& plan) {
   const auto layout = SequenceLayout::over(ranks.mesh(), what.row_length);
   TrainingStep step(model, what.train, at::kMeta, {&ranks, what.parallel, layout});
+  if (what.on_action) {
+    step.runner().set_trace([&, done = int64_t{0}](const parallel::StepPlan& actions, const parallel::Action&,
+                                                   double, double) mutable {
+      what.on_action(++done, static_cast<int64_t>(actions.actions.size()));
+    });
+  }
   Counting counting(plan, memory, ranks, model);
   std::vector<data::Batch> batches;
   for (const parallel::Interval& rows : micro_batches_of(what.train, ranks.mesh(), 0)) {
@@ -197,12 +204,14 @@ std::vector<RankPlan> run_pipeline(const StepToPlan& what, const std::vector<int
   std::vector<RankPlan> plans(ranks.size());
   std::vector<std::exception_ptr> errors(ranks.size());
   std::vector<std::thread> threads;
+  StepToPlan untold = what;
+  untold.on_action = nullptr;
   for (size_t i = 0; i < ranks.size(); ++i) {
     threads.emplace_back([&, i] {
       std::string failure;
       try {
         const Mesh mesh = parallel::make_mesh(what.parallel, what.world_size, ranks[i]);
-        plans[i] = run_rank(what, mesh, peers.make_transport(), with_events);
+        plans[i] = run_rank(i == 0 ? what : untold, mesh, peers.make_transport(), with_events);
       } catch (const std::exception& error) {
         failure = error.what();
         errors[i] = std::current_exception();
@@ -242,20 +251,34 @@ std::vector<RankPlan> plan_step(const StepToPlan& what, bool with_events) {
     roles.push_back(role_of(what, mesh, model));
     ranks_of_role[roles.back()].push_back(rank);
   }
-  std::map<std::vector<int64_t>, RankPlan> plans;
+  const auto role = [&](int64_t rank) -> const std::vector<int64_t>& {
+    return roles[static_cast<size_t>(rank)];
+  };
+  std::vector<std::vector<int64_t>> runs;  // ranks that run together: the stages of a pipeline
+  std::set<std::vector<int64_t>> seen;
   for (int64_t rank = 0; rank < what.world_size; ++rank) {
-    if (plans.contains(roles[static_cast<size_t>(rank)])) continue;
+    if (seen.contains(role(rank))) continue;
     const Mesh mesh = parallel::make_mesh(what.parallel, what.world_size, rank);
+    runs.push_back(parallel::pipe_degree(mesh) == 1 ? std::vector{rank}
+                                                    : mesh.group({parallel::kPipeAxis}, rank));
+    for (const int64_t stage : runs.back()) seen.insert(role(stage));
+  }
+  std::map<std::vector<int64_t>, RankPlan> plans;
+  for (size_t r = 0; r < runs.size(); ++r) {
+    StepToPlan run = what;
+    if (what.on_action) {
+      run.on_action = [&, r](int64_t done, int64_t total) {
+        what.on_action(static_cast<int64_t>(r) * total + done, static_cast<int64_t>(runs.size()) * total);
+      };
+    }
+    const std::vector<int64_t>& ranks = runs[r];
+    const Mesh mesh = parallel::make_mesh(what.parallel, what.world_size, ranks[0]);
     if (parallel::pipe_degree(mesh) == 1) {
-      plans[roles[static_cast<size_t>(rank)]] =
-          run_rank(what, mesh, parallel::make_recording_transport(), with_events);
+      plans.emplace(role(ranks[0]), run_rank(run, mesh, parallel::make_recording_transport(), with_events));
       continue;
     }
-    const std::vector<int64_t> stages = mesh.group({parallel::kPipeAxis}, rank);
-    std::vector<RankPlan> of_stages = run_pipeline(what, stages, with_events);
-    for (size_t i = 0; i < stages.size(); ++i) {
-      plans.emplace(roles[static_cast<size_t>(stages[i])], std::move(of_stages[i]));
-    }
+    std::vector<RankPlan> of_stages = run_pipeline(run, ranks, with_events);
+    for (size_t i = 0; i < ranks.size(); ++i) plans.emplace(role(ranks[i]), std::move(of_stages[i]));
   }
   std::vector<RankPlan> out;
   for (int64_t rank = 0; rank < what.world_size; ++rank) {

@@ -38,6 +38,8 @@ struct StepToPlan {
   WindowOptions windows;  ///< of kEmbed and kScore
   /// Rows [first, first + count) as a rank holds them, moved to Meta; none: full rows of one record each.
   std::function<data::Batch(const parallel::SequenceLayout& layout, int64_t first, int64_t count)> rows;
+  /// Told after every action of a step (of a pipeline's first rank), and how many there are in all, about.
+  std::function<void(int64_t done, int64_t total)> on_action;
 };
 
 /// Tensors that one op of one block allocated and that lived at the peak.
