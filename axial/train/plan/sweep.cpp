@@ -144,6 +144,7 @@ class Sweeper {
     double burden = 0.5 * std::log2(static_cast<double>(m.tensor));
     if (m.tensor > machine) burden += 8;
     if (m.ulysses > 1 && m.tensor * m.ulysses > machine) burden += 4;
+    burden += 0.1 * std::log2(static_cast<double>(m.ring));  // passes all keys on, ulysses a part
     const auto rows = static_cast<double>(recipe_.train.batch / std::max<int64_t>(m.data, 1));
     const double micro_batches = std::ceil(rows / static_cast<double>(recipe_.train.micro_batch));
     const auto waits = static_cast<double>(m.pipe - 1);

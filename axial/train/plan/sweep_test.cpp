@@ -74,6 +74,12 @@ TEST(Switches, TakeEffectAndAreWrittenAsOverrides) {
       EXPECT_THAT(s.values(recipe), ElementsAre(4, 2, 1));
     }
   }
+  // Groups of heads come out even over tensor and ulysses.
+  const auto groups = [](RunRecipe r) { return most_frugal(std::move(r)).train.attention_head_groups; };
+  EXPECT_EQ(groups(recipe), 2);
+  EXPECT_EQ(groups(recipe_of({})), 4);
+  EXPECT_EQ(groups(recipe_of({}, {{"ulysses", 4}})), 1);
+  EXPECT_EQ(groups(recipe_of({}, {{"ulysses", 3}})), 1);
   const RunRecipe frugal = most_frugal(recipe);
   EXPECT_EQ(frugal.parallel.zero, 3);
   EXPECT_TRUE(frugal.parallel.sequence_regions);
@@ -180,7 +186,7 @@ TEST(Advice, IsInOrderOfEffectAndSaysWhatFits) {
   const RunRecipe recipe = recipe_of({{"batch", 4}, {"micro_batch", 4}}, {{"ring", 2}});
   const Device device = device_of(500);
   const auto planning = [&](const RunRecipe& r) {
-    if (r.train.attention_head_groups == 8) throw ValueError("too many groups");
+    if (r.train.attention_head_groups == 4) throw ValueError("too many groups");
     return made_up(r, device, 2,
                    1000 - 300 * (r.train.recompute_group > 0) - 50 * r.parallel.zero -
                        100 * (4 - r.train.micro_batch) + 10 * r.train.attention_head_groups,

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -42,6 +43,27 @@ bool shares_parameters(const RunRecipe& r) {
 bool recomputes(const RunRecipe& r) { return r.train.recompute_group > 0; }
 bool cuts_tensors(const RunRecipe& r) { return r.parallel.tensor > 1; }
 
+// An integer of the model's section; `otherwise` where it says none.
+int64_t of_model(const RunRecipe& r, std::string_view key, int64_t otherwise) {
+  const recipe::Node* node = r.model.find(key);
+  if (node == nullptr) return otherwise;
+  const nlohmann::json value = recipe::to_json(*node);
+  return value.is_number_integer() && value.get<int64_t>() > 0 ? value.get<int64_t>() : otherwise;
+}
+
+// Those that part the key/value heads evenly over tensor and ulysses: with others ranks hold uneven groups.
+std::vector<int64_t> groups_of_heads(const RunRecipe& r) {
+  constexpr int64_t kMost = 8;  // smaller messages and products gain little
+  const int64_t heads = of_model(r, "num_kv_heads", of_model(r, "num_heads", 0));
+  const int64_t ranks = r.parallel.tensor * r.parallel.ulysses;
+  if (heads == 0) return {1, 2, 4, 8};
+  std::vector<int64_t> values{1};
+  for (int64_t groups = 2; heads % ranks == 0 && groups <= std::min(kMost, heads / ranks); ++groups) {
+    if (heads / ranks % groups == 0) values.push_back(groups);
+  }
+  return values;
+}
+
 // From a data rank's rows of a step, or what the recipe says, down to one.
 std::vector<int64_t> rows_at_a_time(const RunRecipe& r) {
   const int64_t sharers = std::max<int64_t>(r.parallel.data, 1);
@@ -68,7 +90,7 @@ std::vector<Switch> memory_switches() {
       entry("train.recompute_group", kTrain, &Train::recompute_group, always({0, 1})),
       entry("train.keep_attention", kTrain, &Train::keep_attention, where(recomputes, {1, 0})),
       entry("parallel.zero", kParallel, &Mesh::zero, where(shares_parameters, {0, 1, 2, 3})),
-      entry("train.attention_head_groups", kTrain, &Train::attention_head_groups, always({1, 2, 4, 8})),
+      entry("train.attention_head_groups", kTrain, &Train::attention_head_groups, groups_of_heads),
       entry("parallel.sequence_regions", kParallel, &Mesh::sequence_regions, where(cuts_tensors, {0, 1})),
       entry("train.micro_batch", kTrain, &Train::micro_batch, rows_at_a_time, /*swept=*/false),
   };
