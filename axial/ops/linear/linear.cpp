@@ -7,14 +7,16 @@
 
 #include <ATen/Context.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include "axial/ops/common/kernel_call.h"
+#include "axial/ops/common/memory_count.h"
 
 namespace axial::ops {
 namespace {
@@ -94,12 +96,24 @@ Tensor dense(const Tensor& weight) {
   return weight.is_contiguous() || weight.t().is_contiguous() ? weight : weight.contiguous();
 }
 
+// a b (+ bias), [N, I] [I, O] -> [N, O]. What BLAS takes beside the result, to turn 16-bit numbers into the
+// form that this CPU's instructions want, differs from CPU to CPU and is no part of a step's count.
+Tensor matrix_product(const Tensor& a, const Tensor& b, const OptionalTensor& bias = {}) {
+  Tensor out = at::empty({a.size(0), b.size(1)}, a.options());
+  const MemoryPause scratch;
+  return bias ? at::addmm_out(out, *bias, a, b) : at::mm_out(out, a, b);
+}
+
 Tensor forward_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                    const OptionalTensor& residual) {
   check(x, weight, bias, residual);
   if (!suits_one_dnn(x, weight)) {
     // BLAS adds in another order where a matrix lies transposed; a copy is small beside the product.
-    Tensor y = at::linear(x.contiguous(), weight.contiguous(), bias);
+    const int64_t rows = c10::multiply_integers(x.sizes().slice(0, static_cast<size_t>(x.dim() - 1)));
+    c10::DimVector sizes(x.sizes().begin(), x.sizes().end());
+    sizes.back() = weight.size(0);
+    Tensor y =
+        matrix_product(x.contiguous().view({rows, x.size(-1)}), weight.contiguous().t(), bias).view(sizes);
     return residual ? y.add_(*residual) : y;
   }
   const OneDnn& one_dnn = OneDnn::get();
@@ -135,7 +149,10 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     Tensor dx, dweight, dbias, dresidual;
     if (ctx->needs_input_grad(0)) dx = call(grads[0], saved[1].t(), std::nullopt, std::nullopt);
     if (ctx->needs_input_grad(1)) {
-      dweight = at::mm(rows.t(), saved[0].reshape_symint({-1, saved[1].sym_size(1)}));
+      // Rows that lie one behind the other, whatever they were: BLAS adds in another order where they do not.
+      const Tensor inputs = saved[0].reshape_symint({-1, saved[1].sym_size(1)}).contiguous();
+      const bool plain = rows.is_cpu() && !at::GradMode::is_enabled();  // else it is differentiated in turn
+      dweight = plain ? matrix_product(rows.contiguous().t(), inputs) : at::mm(rows.t(), inputs);
     }
     if (has_bias && ctx->needs_input_grad(2)) dbias = rows.sum(0);
     // Only tensors that were given are counted.
