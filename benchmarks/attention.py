@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention with biases beside eager torch and SDPA, in one run: forward, and forward with all five gradients, fp32.
+"""Attention with biases beside eager torch and SDPA, in one run: forward, and forward with all five gradients.
 
 The sides take turns, so that a drift of the machine's speed meets all; figures are the best of the rounds. Every side
 is measured with torch's allocator as it is and, in a second process, with THP_MEM_ALLOC_ENABLE=1 (huge pages): its
 better one counts. The products of both directions are set against the machine's multiply-adds, measured before and after each case. Memory is
 what forward and backward add to a process that holds the inputs.
 
-    python benchmarks/attention.py [--rounds 10] [--threads 2] [--case NAME] [--json FILE] [--picture FILE.svg]
+    python benchmarks/attention.py [--rounds 10] [--threads 2] [--case NAME] [--dtype float32 | bfloat16]
+                                   [--json FILE] [--picture FILE.svg]
 
 needs the micro-benchmarks' program: `make bench-attention` builds it.
 """
@@ -69,16 +70,17 @@ def resident_mib(peak: bool) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
-def worker(case: str, sides: list[str], rounds: int, threads: int) -> None:
+def worker(case: str, sides: list[str], rounds: int, threads: int, dtype: str) -> None:
     """In a process of its own: best seconds of each side, and what they added to memory, as a line of JSON."""
     import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     B, N, L, H, D = CASES[case]
-    inputs = [torch.randn(B, N, L, H, D, requires_grad=True) for _ in range(3)]
-    inputs += [torch.randn(B, N, 1, 1, L, requires_grad=True), torch.randn(B, 1, H, L, L, requires_grad=True)]
-    gradient = torch.randn(B, N, L, H, D)
+    options = {"requires_grad": True, "dtype": getattr(torch, dtype)}
+    inputs = [torch.randn(B, N, L, H, D, **options) for _ in range(3)]
+    inputs += [torch.randn(B, N, 1, 1, L, **options), torch.randn(B, 1, H, L, L, **options)]
+    gradient = torch.randn(B, N, L, H, D, dtype=options["dtype"])
     small = [t[:, :1, :2] if i < 3 else t[:, :1, ..., :2] for i, t in enumerate(inputs)]
     for side in sides:  # what loads at the first call is no part of a case
         SIDES[side](*small[:4], small[4][..., :2, :]).sum().backward()
@@ -99,8 +101,10 @@ def worker(case: str, sides: list[str], rounds: int, threads: int) -> None:
     print(json.dumps({"seconds": best, "added_mib": resident_mib(peak=True) - before}))
 
 
-def run_worker(case: str, sides: list[str], rounds: int, threads: int, **environment: str) -> dict:
-    command = [sys.executable, __file__, "--worker", ",".join(sides), "--case", case]
+def run_worker(
+    case: str, sides: list[str], rounds: int, threads: int, dtype: str, **environment: str
+) -> dict:
+    command = [sys.executable, __file__, "--worker", ",".join(sides), "--case", case, "--dtype", dtype]
     command += ["--rounds", str(rounds), "--threads", str(threads)]
     done = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment
@@ -118,20 +122,22 @@ def multiply_adds(threads: int) -> float:
     return json.loads(done.stdout)["benchmarks"][0]["flops"]
 
 
-def results_mib(case: str) -> tuple[float, float]:
+def results_mib(case: str, dtype: str) -> tuple[float, float]:
     """What any implementation must add (output, statistics, gradients), and one tensor of logits."""
     B, N, L, H, D = CASES[case]
-    results = 4 * B * N * L * H * D + 2 * B * N * L * H + B * N * L + B * H * L * L
-    return 4 * results / 2**20, 4 * B * N * H * L * L / 2**20
+    size = {"float32": 4, "bfloat16": 2}[dtype]
+    results = size * (4 * B * N * L * H * D + B * N * L + B * H * L * L) + 4 * 2 * B * N * L * H
+    return results / 2**20, size * B * N * H * L * L / 2**20
 
 
-def measure(case: str, rounds: int, threads: int) -> dict:
+def measure(case: str, rounds: int, threads: int, dtype: str) -> dict:
     """One row of the table."""
     flops_before = multiply_adds(threads), multiply_adds(1)
-    plain = run_worker(case, list(SIDES), rounds, threads)
-    single = run_worker(case, ["axial"], rounds, 1)["seconds"]["axial"]
-    huge_pages = run_worker(case, list(SIDES), rounds, threads, THP_MEM_ALLOC_ENABLE="1")
-    single_huge = run_worker(case, ["axial"], rounds, 1, THP_MEM_ALLOC_ENABLE="1")["seconds"]["axial"]
+    plain = run_worker(case, list(SIDES), rounds, threads, dtype)
+    single = run_worker(case, ["axial"], rounds, 1, dtype)["seconds"]["axial"]
+    huge_pages = run_worker(case, list(SIDES), rounds, threads, dtype, THP_MEM_ALLOC_ENABLE="1")
+    single_huge = run_worker(case, ["axial"], rounds, 1, dtype, THP_MEM_ALLOC_ENABLE="1")
+    single_huge = single_huge["seconds"]["axial"]
     single = {what: min(single[what], single_huge[what]) for what in single}
     peak, peak_single = (
         max(a, b) for a, b in zip(flops_before, (multiply_adds(threads), multiply_adds(1)), strict=True)
@@ -143,9 +149,10 @@ def measure(case: str, rounds: int, threads: int) -> dict:
     B, N, L, H, D = CASES[case]
     flops = 4 * B * N * H * L * L * D
     ours = best["axial"]
-    results, logits = results_mib(case)
+    results, logits = results_mib(case, dtype)
     return {
         "case": case,
+        "dtype": dtype,
         "threads": threads,
         "seconds": best,
         "seconds_of_one_thread": single,
@@ -153,7 +160,7 @@ def measure(case: str, rounds: int, threads: int) -> dict:
         "forward_share": flops / ours["forward"] / peak,
         "backward_share": 2.5 * flops / (ours["both"] - ours["forward"]) / peak,
         "scaling": single["both"] / ours["both"] / (peak / peak_single),
-        "added_mib": {side: run_worker(case, [side], 0, threads)["added_mib"] for side in SIDES},
+        "added_mib": {side: run_worker(case, [side], 0, threads, dtype)["added_mib"] for side in SIDES},
         "results_mib": results,
         "logits_mib": logits,
     }
@@ -212,12 +219,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2, choices=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--case", choices=CASES)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--picture", type=pathlib.Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        return worker(args.case, args.worker.split(","), args.rounds, args.threads)
+        return worker(args.case, args.worker.split(","), args.rounds, args.threads, args.dtype)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     rows = []
     cases = [args.case] if args.case else list(CASES)
@@ -225,7 +233,7 @@ def main() -> None:
         print(
             f"case {number} of {len(cases)}, half a minute or more each: {case}", file=sys.stderr, flush=True
         )
-        rows.append(measure(case, args.rounds, args.threads))
+        rows.append(measure(case, args.rounds, args.threads, args.dtype))
         print(row_text(rows[-1]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
