@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of the table -> one list of tensors per dtype -> one fused kernel call each.
+// Rows of the table, or spans of them -> one list of tensors per dtype -> one fused kernel call each.
 #include "axial/optim/adamw/adamw.h"
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "axial/kernels/optimizer_step/optimizer_step.h"
 #include "axial/ops/common/kernel_call.h"
 #include "axial/ops/common/memory_count.h"
+#include "axial/optim/adamw/state_pieces.h"
 
 namespace axial::optim {
 
@@ -20,9 +22,12 @@ namespace {
 
 constexpr const char* kOp = "adamw";
 
-at::Tensor updated_tensor(const parallel::Parameter& row) {
-  const auto master = row.companions.find("master");
-  return master == row.companions.end() ? row.part() : master->second;
+bool has_master(const parallel::Parameter& row) {
+  return row.companions.contains("master") || row.offloaded.contains("master");
+}
+
+at::ScalarType updated_dtype(const parallel::Parameter& row) {
+  return has_master(row) ? row.companion_dtype("master") : row.value.scalar_type();
 }
 
 void check_like(const parallel::Parameter& row, const char* what, const at::Tensor& tensor,
@@ -34,10 +39,86 @@ void check_like(const parallel::Parameter& row, const char* what, const at::Tens
       fmt::join(tensor.sizes(), ", "));
 }
 
+void check_companion(const parallel::Parameter& row, const char* name, at::ScalarType dtype) {
+  const auto found = row.offloaded.find(name);
+  if (found == row.offloaded.end()) return check_like(row, name, row.companions.at(name), dtype);
+  AXIAL_CHECK(found->second.sizes() == row.holding.held_shape() && found->second.dtype() == dtype, kOp,
+              "{} of '{}'; expected {} [{}], got {} [{}]", name, row.spec.name, c10::toString(dtype),
+              fmt::join(row.holding.held_shape(), ", "), c10::toString(found->second.dtype()),
+              fmt::join(found->second.sizes(), ", "));
+}
+
+// All that a step reads and writes of a row has its shape.
+void check_row(const parallel::Parameter& row) {
+  const auto names = row.companion_names();
+  for (const char* name : {"exp_avg", "exp_avg_sq"}) {
+    AXIAL_CHECK(std::find(names.begin(), names.end(), name) != names.end(), kOp,
+                "parameter '{}' has a gradient but no moments; expected a row with gradient at construction",
+                row.spec.name);
+    check_companion(row, name, updated_dtype(row));
+  }
+  if (has_master(row)) check_companion(row, "master", updated_dtype(row));
+  check_like(row, "value", row.part(), row.value.scalar_type());
+  check_like(row, "gradient", row.grad, row.grad.scalar_type());
+  AXIAL_CHECK(row.value.is_cpu() || row.value.is_meta(), kOp, "device of '{}'; expected cpu or meta, got {}",
+              row.spec.name, row.value.device().str());
+}
+
 // One kernel call: tensors of equal dtypes. Without copies copy_dtype is the dtype itself.
 struct Key {
   DType dtype, grad_dtype, copy_dtype;
   auto operator<=>(const Key&) const = default;  // NOLINT(modernize-use-nullptr): a slip of clang-tidy 14
+};
+
+// Elements from `at` on.
+void* elements_of(const at::Tensor& tensor, int64_t at = 0) {
+  return static_cast<std::byte*>(tensor.mutable_data_ptr()) +
+         at * static_cast<int64_t>(tensor.element_size());
+}
+
+// What one pass updates.
+class Pass {
+ public:
+  Pass(const AdamWOptions& options, int64_t step, double learning_rate, double grad_scale)
+      : options_(options), step_(step), learning_rate_(learning_rate), grad_scale_(grad_scale) {}
+
+  void add(const StateSpan& span) {
+    const parallel::Parameter& row = *span.row;
+    const at::Tensor part = row.part();
+    const bool has_copy = span.master.defined();
+    const Key key{ops::dtype_of(span.exp_avg, kOp), ops::dtype_of(row.grad, kOp),
+                  has_copy ? ops::dtype_of(row.value, kOp) : DType::kBF16};
+    lists_[key].push_back({.parameter = has_copy ? elements_of(span.master) : elements_of(part, span.begin),
+                           .exp_avg = elements_of(span.exp_avg),
+                           .exp_avg_sq = elements_of(span.exp_avg_sq),
+                           .grad = static_cast<const std::byte*>(row.grad.const_data_ptr()) +
+                                   span.begin * static_cast<int64_t>(row.grad.element_size()),
+                           .copy = has_copy ? elements_of(part, span.begin) : nullptr,
+                           .count = span.end - span.begin,
+                           .step = step_,
+                           .lr = learning_rate_,
+                           .weight_decay = row.spec.weight_decay ? options_.weight_decay : 0.0});
+  }
+
+  void run() const {
+    for (const auto& [key, tensors] : lists_) {
+      const kernels::AdamWStep params{.tensors = tensors,
+                                      .dtype = key.dtype,
+                                      .grad_dtype = key.grad_dtype,
+                                      .copy_dtype = key.copy_dtype,
+                                      .beta1 = options_.beta1,
+                                      .beta2 = options_.beta2,
+                                      .eps = options_.eps,
+                                      .grad_scale = grad_scale_};
+      throw_if_failed(kernels::adamw_step(params, ops::torch_parallel_for()), kOp);
+    }
+  }
+
+ private:
+  const AdamWOptions& options_;
+  int64_t step_;
+  double learning_rate_, grad_scale_;
+  std::map<Key, std::vector<kernels::AdamWTensor>> lists_;
 };
 
 }  // namespace
@@ -58,64 +139,50 @@ AdamW::AdamW(AdamWOptions options, parallel::ParameterTable& parameters)
   for (const auto& row : parameters_.rows()) {
     AXIAL_CHECK(row->value.defined(), kOp, "parameter '{}' is not materialized", row->spec.name);
     if (!row->value.requires_grad()) continue;
-    const at::Tensor updated = updated_tensor(*row);
-    AXIAL_CHECK(updated.scalar_type() == at::kFloat || updated.scalar_type() == at::kDouble, kOp,
+    const at::ScalarType dtype = updated_dtype(*row);
+    AXIAL_CHECK(dtype == at::kFloat || dtype == at::kDouble, kOp,
                 "parameter '{}' of {}; expected a float32 companion 'master', got none", row->spec.name,
                 c10::toString(row->value.scalar_type()));
     const ops::MemoryScope scope(ops::MemoryUse::kOptimizer);
+    const auto names = row->companion_names();
     for (const char* name : {"exp_avg", "exp_avg_sq"}) {
-      at::Tensor& moment = row->companions[name];
-      if (!moment.defined()) moment = at::zeros_like(updated, updated.options().requires_grad(false));
+      if (std::find(names.begin(), names.end(), name) != names.end()) continue;
+      parameters_.add_companion(*row, name,
+                                at::zeros(row->holding.held_shape(), row->part().options().dtype(dtype)));
     }
   }
+  parallel::OffloadStore* store = parameters_.companion_store();
+  if (store == nullptr) return;
+  store->settle();
+  if (store->options().to == parallel::OffloadTo::kFile) pieces_ = std::make_unique<StatePieces>(parameters_);
 }
+
+AdamW::~AdamW() = default;
 
 void AdamW::step(double learning_rate, double grad_scale) {
   step_ += 1;
-  std::map<Key, std::vector<kernels::AdamWTensor>> lists;
+  std::vector<parallel::Parameter*> updated;
   for (const auto& row : parameters_.rows()) {
     if (!row->grad.defined()) continue;
-    const at::Tensor updated = updated_tensor(*row);
-    const at::Tensor part = row->part();
-    const bool has_copy = row->companions.contains("master");
-    at::Tensor& exp_avg = row->companions["exp_avg"];
-    at::Tensor& exp_avg_sq = row->companions["exp_avg_sq"];
-    AXIAL_CHECK(exp_avg.defined() && exp_avg_sq.defined(), kOp,
-                "parameter '{}' has a gradient but no moments; expected a row with gradient at construction",
-                row->spec.name);
-    check_like(*row, "value", part, row->value.scalar_type());
-    check_like(*row, "master", updated, updated.scalar_type());
-    check_like(*row, "exp_avg", exp_avg, updated.scalar_type());
-    check_like(*row, "exp_avg_sq", exp_avg_sq, updated.scalar_type());
-    check_like(*row, "gradient", row->grad, row->grad.scalar_type());
-    row->value.unsafeGetTensorImpl()->bump_version();  // a graph that saved it must notice
-    if (updated.is_meta()) continue;                   // shapes only: there is nothing to compute
-    AXIAL_CHECK(updated.is_cpu(), kOp, "device of '{}'; expected cpu or meta, got {}", row->spec.name,
-                updated.device().str());
-    const DType dtype = ops::dtype_of(updated, kOp);
-    const Key key{dtype, ops::dtype_of(row->grad, kOp),
-                  has_copy ? ops::dtype_of(row->value, kOp) : DType::kBF16};
-    lists[key].push_back({.parameter = updated.mutable_data_ptr(),
-                          .exp_avg = exp_avg.mutable_data_ptr(),
-                          .exp_avg_sq = exp_avg_sq.mutable_data_ptr(),
-                          .grad = row->grad.const_data_ptr(),
-                          .copy = has_copy ? part.mutable_data_ptr() : nullptr,
-                          .count = updated.numel(),
-                          .step = step_,
-                          .lr = learning_rate,
-                          .weight_decay = row->spec.weight_decay ? options_.weight_decay : 0.0});
+    check_row(*row);
+    row->value.unsafeGetTensorImpl()->bump_version();         // a graph that saved it must notice
+    if (!row->value.is_meta()) updated.push_back(row.get());  // else there is nothing to compute
   }
-  for (const auto& [key, tensors] : lists) {
-    const kernels::AdamWStep params{.tensors = tensors,
-                                    .dtype = key.dtype,
-                                    .grad_dtype = key.grad_dtype,
-                                    .copy_dtype = key.copy_dtype,
-                                    .beta1 = options_.beta1,
-                                    .beta2 = options_.beta2,
-                                    .eps = options_.eps,
-                                    .grad_scale = grad_scale};
-    throw_if_failed(kernels::adamw_step(params, ops::torch_parallel_for()), kOp);
+  if (updated.empty()) return;
+  if (pieces_) {
+    pieces_->for_each([&](const std::vector<StateSpan>& spans) {
+      Pass pass(options_, step_, learning_rate, grad_scale);
+      for (const StateSpan& span : spans) pass.add(span);
+      pass.run();
+    });
+    return;
   }
+  Pass pass(options_, step_, learning_rate, grad_scale);
+  for (parallel::Parameter* row : updated) {
+    pass.add({row, 0, row->part().numel(), has_master(*row) ? row->companion("master") : at::Tensor(),
+              row->companion("exp_avg"), row->companion("exp_avg_sq")});
+  }
+  pass.run();
 }
 
 nlohmann::json AdamW::state() const { return {{"step", step_}}; }

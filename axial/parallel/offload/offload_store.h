@@ -115,9 +115,9 @@ class OffloadStore : public std::enable_shared_from_this<OffloadStore> {
   OffloadStore& operator=(const OffloadStore&) = delete;
   ~OffloadStore();
 
-  /// Start to copy a tensor; it is held until its copy is done, and not more than `puts_under_way` at once
-  /// are. Strides are kept where the tensor is dense. Throws ValueError for a tensor of another device,
-  /// IoError when the space is full or an earlier put failed.
+  /// Start to copy a tensor, which must not change before settle(); it is held until its copy is done, and
+  /// not more than `puts_under_way` at once are. Strides are kept where the tensor is dense. Throws
+  /// ValueError for a tensor of another device, IoError when the space is full or an earlier put failed.
   Offloaded put(const at::Tensor& tensor);
   /// Wait for all puts and let their tensors go; throws IoError when one failed.
   void settle();

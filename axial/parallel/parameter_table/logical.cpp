@@ -40,11 +40,12 @@ void fill_held(Parameter& row, const at::Tensor& held) {
   const at::NoGradGuard no_grad;
   const bool sharded = row.shard.defined();
   (sharded ? row.shard : row.value).copy_(held);
-  const auto master = row.companions.find("master");
-  if (master == row.companions.end()) return;
   const bool cut = row.holding.is_flat() && !sharded;  // of ZeRO-1 and 2: the value is of all the slices
-  master->second.copy_(cut ? held.reshape({-1}).slice(0, row.holding.flat_begin, row.holding.flat_end)
-                           : held);
+  const at::Tensor part =
+      cut ? held.reshape({-1}).slice(0, row.holding.flat_begin, row.holding.flat_end) : held;
+  const auto master = row.companions.find("master");
+  if (master != row.companions.end()) master->second.copy_(part);
+  if (row.offloaded.contains("master")) row.offloaded.at("master").write(part);
 }
 
 void fill_parameter(Parameter& row, const at::Tensor& logical) {

@@ -96,6 +96,33 @@ at::Tensor Parameter::part() const {
                                                  holding.flat_end - holding.flat_begin);
 }
 
+std::vector<std::string> Parameter::companion_names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : companions) names.push_back(name);
+  for (const auto& [name, tensor] : offloaded) names.push_back(name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+at::ScalarType Parameter::companion_dtype(const std::string& name) const {
+  const auto found = offloaded.find(name);
+  return found == offloaded.end() ? companions.at(name).scalar_type() : found->second.dtype();
+}
+
+at::Tensor Parameter::companion(const std::string& name) const {
+  const auto found = offloaded.find(name);
+  return found == offloaded.end() ? companions.at(name) : found->second.read();
+}
+
+void Parameter::set_companion(const std::string& name, const at::Tensor& values) {
+  const auto found = offloaded.find(name);
+  if (found == offloaded.end()) {
+    companions[name] = values;
+  } else {
+    found->second.write(values);
+  }
+}
+
 void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64_t seed) {
   const bool narrow = dtype == at::kBFloat16 || dtype == at::kHalf;
   AXIAL_CHECK(narrow || dtype == at::kFloat || dtype == at::kDouble, kOp,
@@ -105,6 +132,7 @@ void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64
     row->holding.validate(row->spec.name, row->spec.shape);
     row->local_grad = row->grad = row->shard = at::Tensor();
     row->companions.clear();
+    row->offloaded.clear();
     const bool sharded = row->zero_stage == 3;
     const Holding slices = row->holding.without_flat();
     at::Tensor values =
@@ -119,10 +147,19 @@ void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64
     if (narrow && !sharded && row->holding.is_flat()) {
       values = values.view({-1}).slice(0, row->holding.flat_begin, row->holding.flat_end).clone();
     }
-    if (narrow) row->companions["master"] = std::move(values);
     ops::set_memory_use(row->part(), ops::MemoryUse::kParameters);
-    if (narrow) ops::set_memory_use(row->companions["master"], ops::MemoryUse::kOptimizer);
+    if (narrow) ops::set_memory_use(values, ops::MemoryUse::kOptimizer);
+    if (narrow) add_companion(*row, "master", std::move(values));
     row->value.set_requires_grad(true);
+  }
+  if (store_) store_->settle();
+}
+
+void ParameterTable::add_companion(Parameter& row, const std::string& name, at::Tensor values) const {
+  if (store_) {
+    row.offloaded[name] = store_->put(values);
+  } else {
+    row.companions[name] = std::move(values);
   }
 }
 

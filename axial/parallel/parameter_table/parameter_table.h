@@ -10,11 +10,13 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "axial/core/rng/rng.h"
 #include "axial/parallel/layout/holding.h"
 #include "axial/parallel/mesh/mesh.h"
+#include "axial/parallel/offload/offload_store.h"
 
 namespace axial::parallel {
 
@@ -60,9 +62,18 @@ struct Parameter {
   at::Tensor local_grad;  ///< of this rank alone, all of the slices; undefined: none since the last reduce
   at::Tensor grad;        ///< of the held part, over ranks and micro-batches, fp32 (fp64 for fp64)
   std::map<std::string, at::Tensor> companions;  ///< "master", "exp_avg", ...: shaped as the held part
+  std::map<std::string, Offloaded> offloaded;    ///< companions that lie in the table's store instead
 
   /// The held part of the value, which updates and checkpoints go to: memory of the value or the shard.
   at::Tensor part() const;
+
+  /// Names of companions, wherever they lie, in order.
+  std::vector<std::string> companion_names() const;
+  at::ScalarType companion_dtype(const std::string& name) const;
+  /// A companion to be read: the tensor, or on the host a view or copy of what is offloaded. Throws IoError.
+  at::Tensor companion(const std::string& name) const;
+  /// Replace a companion where it lies, or add one to the tensors. Throws IoError.
+  void set_companion(const std::string& name, const at::Tensor& values);
 };
 
 /// Owner of all parameters of a model. Rows have stable addresses and keep the order of declaration.
@@ -82,6 +93,13 @@ class ParameterTable {
   /// companion "master".
   void materialize(at::Device device, at::ScalarType dtype, uint64_t seed);
 
+  /// Companions that are made from here on go to this store; null: they are tensors. Call before
+  /// materialize().
+  void offload_companions(std::shared_ptr<OffloadStore> store) { store_ = std::move(store); }
+  OffloadStore* companion_store() const { return store_.get(); }
+  /// Make a companion of a row, in the store where there is one.
+  void add_companion(Parameter& row, const std::string& name, at::Tensor values) const;
+
   /// Row by name or alias; throws ValueError with the nearest name.
   Parameter& at(std::string_view name);
   const Parameter& at(std::string_view name) const;
@@ -99,6 +117,7 @@ class ParameterTable {
   std::vector<std::unique_ptr<Parameter>> rows_;
   std::map<std::string, size_t, std::less<>> index_;
   std::map<std::string, std::string, std::less<>> aliases_;
+  std::shared_ptr<OffloadStore> store_;
 };
 
 }  // namespace axial::parallel

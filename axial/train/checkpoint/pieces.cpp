@@ -42,9 +42,13 @@ int64_t size_of(const Holding& holding) { return holding.flat_end - holding.flat
 
 }  // namespace
 
-const at::Tensor& Item::tensor() const {
-  if (part != "value") return row->companions.at(part);
+at::Tensor Item::tensor() const {
+  if (part != "value") return row->companion(part);
   return row->shard.defined() ? row->shard : row->value;
+}
+
+at::ScalarType Item::dtype() const {
+  return part == "value" ? row->value.scalar_type() : row->companion_dtype(part);
 }
 
 // Below stage 3 every rank has all of the value's slices; companions are cut from stage 1 on.
@@ -63,7 +67,7 @@ parallel::Axes Item::axes() const {
 std::string Item::key() const { return part == "value" ? row->spec.name : part + "/" + row->spec.name; }
 
 int64_t Item::bytes() const {
-  return c10::multiply_integers(row->spec.shape) * static_cast<int64_t>(tensor().element_size());
+  return c10::multiply_integers(row->spec.shape) * static_cast<int64_t>(c10::elementSize(dtype()));
 }
 
 Pieces::Pieces(std::vector<Item> items, parallel::Communicator* ranks)

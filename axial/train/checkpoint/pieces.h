@@ -19,8 +19,9 @@ struct Item {
   const parallel::Parameter* row = nullptr;
   std::string part;  ///< "value" or the companion's name
 
-  /// What of the logical tensor lies here.
-  const at::Tensor& tensor() const;
+  /// What of the logical tensor lies here, brought to the host where it is offloaded to a file.
+  at::Tensor tensor() const;
+  at::ScalarType dtype() const;
   parallel::Holding holding() const;
   /// Ranks that differ along these have other parts of it.
   parallel::Axes axes() const;

@@ -151,7 +151,7 @@ void load_parameters(const CheckpointIndex& index, CheckpointParts parts,
     row->companions.clear();
     for (const auto& [part, where] : stored.parts) {
       if (part == "value") continue;
-      row->companions[part] = read_part(files, stored, part, row->holding).to(row->value.device());
+      row->set_companion(part, read_part(files, stored, part, row->holding).to(row->value.device()));
     }
   }
 }

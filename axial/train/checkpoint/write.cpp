@@ -43,6 +43,8 @@ void cut_into_shards(const std::vector<Item>& items, size_t begin, size_t end, c
   }
 }
 
+DType dtype_of(const Item& item) { return ops::dtype_of(at::empty({0}, item.dtype()), kOp); }
+
 std::vector<Item> items_of(const parallel::ParameterTable& parameters, size_t& num_values) {
   std::vector<Item> items;
   for (const auto& row : parameters.rows()) {
@@ -52,7 +54,7 @@ std::vector<Item> items_of(const parallel::ParameterTable& parameters, size_t& n
   }
   num_values = items.size();
   for (const auto& row : parameters.rows()) {
-    for (const auto& [part, tensor] : row->companions) items.push_back({row.get(), part});
+    for (const std::string& part : row->companion_names()) items.push_back({row.get(), part});
   }
   return items;
 }
@@ -75,7 +77,7 @@ class ShardWriter {
     std::vector<TensorPlan> plan;
     for (const size_t i : shard.items) {
       const Item& item = pieces_.items()[i];
-      plan.push_back({item.key(), ops::dtype_of(item.tensor(), kOp), item.row->spec.shape});
+      plan.push_back({item.key(), dtype_of(item), item.row->spec.shape});
     }
     writer_ = std::make_unique<SafetensorsWriter>(folder_ / shard.name, std::move(plan));
   }
@@ -165,7 +167,7 @@ void write_checkpoint(const std::filesystem::path& folder, const RunState& state
     for (const size_t i : shard.items) {
       StoredParameter& stored = index.parameters[items[i].row->spec.name];
       stored.shape = items[i].row->spec.shape;
-      stored.parts[items[i].part] = {ops::dtype_of(items[i].tensor(), kOp), shard.name, items[i].key()};
+      stored.parts[items[i].part] = {dtype_of(items[i]), shard.name, items[i].key()};
     }
   }
   if (rank == 0) write_file_atomically(folder / kIndexFile, detail::to_text(index));

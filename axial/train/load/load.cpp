@@ -147,7 +147,10 @@ Kind kind_of(const fs::path& path) {
 }
 
 void drop_training_state(parallel::ParameterTable& parameters) {
-  for (const auto& row : parameters.rows()) row->companions.clear();
+  for (const auto& row : parameters.rows()) {
+    row->companions.clear();
+    row->offloaded.clear();
+  }
 }
 
 }  // namespace
