@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "axial/parallel/offload/offload_to.h"
 #include "axial/parallel/pipeline/order.h"
 #include "axial/parallel/pipeline/stages.h"
 
@@ -26,6 +27,8 @@ enum class ActionKind {
   kSendGrad,   ///< send the gradients of those tensors back, from the first group of a stage
   kRecvGrad,   ///< wait for them, for the last group of a stage
   kTie,        ///< sum the gradients of parameters that several stages hold; ends a step
+  kOffload,    ///< let what the group reads of others leave the device until its recompute
+  kFetch,      ///< start to bring it back
 };
 
 /// One entry of a step.
@@ -64,6 +67,9 @@ struct MemoryPolicy {
   /// Stage 2 and 3 reduce after every micro-batch; 3 gathers a group's values before each use, one group
   /// ahead, and releases them after it.
   int64_t zero_stage = 0;
+  /// Where the border tensors of recomputed groups are between forward and recompute; fetched one computation
+  /// ahead. On the device are those of two groups, and of the two that are on their way.
+  OffloadTo offload_checkpoints = OffloadTo::kNone;
   /// Recomputed groups keep what attention gave, [tokens, heads, width] and row statistics of each block, so
   /// that none is computed twice.
   bool keep_attention = false;

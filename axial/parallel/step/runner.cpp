@@ -78,7 +78,8 @@ StepResult StepRunner::train(const StepPlan& plan, const std::vector<NamedTensor
                plan,
                with_sequence(context),
                loss_gradient,
-               {sum, weight}},
+               {sum, weight},
+               offload_},
               micro_batches, PlanUse::kTraining);
   run.run();
   StepResult result;

@@ -73,6 +73,9 @@ class StepRunner {
   /// caller sets another. None: whole rows.
   void set_sequence(std::optional<SequenceLayout> sequence) { sequence_ = std::move(sequence); }
 
+  /// Where plans with MemoryPolicy::offload_checkpoints put them. It outlives the runner.
+  void set_offload(OffloadStore* store) { offload_ = store; }
+
   const std::vector<Block>& blocks() const { return blocks_; }
   Communicator& communicator() { return communicator_; }
   /// Report every action of the following calls; an empty function ends it.
@@ -90,6 +93,7 @@ class StepRunner {
   Replicas replicas_;
   std::optional<SequenceLayout> sequence_;
   Stages stages_;
+  OffloadStore* offload_ = nullptr;
   ActionTrace trace_;
 };
 

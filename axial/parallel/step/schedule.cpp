@@ -5,6 +5,7 @@
 #include <set>
 
 #include "axial/core/check/check.h"
+#include "axial/parallel/step/offload_actions.h"
 
 namespace axial::parallel {
 
@@ -45,6 +46,7 @@ class Simulation {
                     std::vector<Place>(stream.values.size()),
                     false,
                     {}});
+    schedule_.moves = find_moves(stream, plan);
     reduced_.assign(plan.groups.size(), std::vector<bool>(states_.size(), false));
   }
 
@@ -131,6 +133,7 @@ class Simulation {
       return;
     }
     if (is_transfer(action.kind)) return transfer(action, state);
+    if (action.kind == ActionKind::kOffload || action.kind == ActionKind::kFetch) return move(action, state);
     AXIAL_CHECK(!gathers_ || gathered_[static_cast<size_t>(action.group)] > 0, kOp,
                 "{} uses values that are not there; expected a gather before it", here());
     GroupState& group = state.groups[static_cast<size_t>(action.group)];
@@ -203,6 +206,14 @@ class Simulation {
                 "{}; expected block {}, which writes '{}', to run, or its output to be received, before it",
                 here(), value.producer, value.name);
     last = place;
+  }
+
+  // What leaves is there; find_moves() has seen to it that nobody uses it before it is back.
+  void move(const Action& action, MicroBatchState& state) {
+    if (action.kind == ActionKind::kFetch) return;
+    AXIAL_CHECK(state.groups[static_cast<size_t>(action.group)] == GroupState::kBorder, kOp,
+                "{}; expected a forward without graph before it", here());
+    for (const int64_t v : schedule_.moves[static_cast<size_t>(at_)]) touch(state, v, {at_, 0});
   }
 
   void fetch(const Action& action) {

@@ -72,6 +72,10 @@ class World {
       case ActionKind::kRecv:
       case ActionKind::kRecvGrad:
         return receive(rank, action);
+      case ActionKind::kOffload:
+      case ActionKind::kFetch:
+        hold(rank, action, action.kind == ActionKind::kFetch ? costs_.border_bytes : nullptr);
+        return true;
       default:
         return true;
     }
@@ -86,11 +90,15 @@ class World {
     const double time = costs_.time ? costs_.time(action.kind, blocks) : 0;
     rank.clock += time;
     rank.busy += time;
-    const auto of = [&](const auto& bytes) { return bytes ? bytes(blocks) : 0; };
-    int64_t& held = rank.bytes[{action.micro_batch, action.group}];
     const bool keeps = action.kind == ActionKind::kRecompute || action.keep_graph;
     const bool frees = action.kind == ActionKind::kBackward;
-    const int64_t now = frees ? 0 : of(keeps ? costs_.graph_bytes : costs_.border_bytes);
+    hold(rank, action, frees ? nullptr : keeps ? costs_.graph_bytes : costs_.border_bytes);
+  }
+
+  // From here on the group of a micro-batch holds so much; none: nothing.
+  static void hold(Rank& rank, const Action& action, const std::function<int64_t(const BlockRange&)>& bytes) {
+    int64_t& held = rank.bytes[{action.micro_batch, action.group}];
+    const int64_t now = bytes ? bytes(blocks_of(rank, action)) : 0;
     rank.held += now - held;
     held = now;
     rank.peak = std::max(rank.peak, rank.held);

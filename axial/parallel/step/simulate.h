@@ -17,7 +17,7 @@ struct PlanCosts {
   std::function<double(ActionKind kind, const BlockRange& blocks)> time;
   /// Held for a micro-batch with its graph, from forward or recompute to backward.
   std::function<int64_t(const BlockRange& blocks)> graph_bytes;
-  /// Held between the forward and the recompute of a group.
+  /// Held between the forward and the recompute of a group, while it is not offloaded.
   std::function<int64_t(const BlockRange& blocks)> border_bytes;
 };
 

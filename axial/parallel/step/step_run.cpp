@@ -50,6 +50,7 @@ StepRun::StepRun(RunSetup setup, const std::vector<NamedTensors>& batches, PlanU
     states_.push_back({std::vector<at::Tensor>(versions),
                        std::vector<at::Tensor>(versions),
                        std::vector<BlockGraph>(s_.blocks.size()),
+                       {},
                        {}});
     check_batch(m);
   }
@@ -118,6 +119,8 @@ void StepRun::execute(const Action& action, size_t index) {
   if (action.kind == ActionKind::kTie) return s_.replicas.tie();
   const BlockRange range = s_.plan.groups[static_cast<size_t>(action.group)];
   if (action.kind == ActionKind::kReduce) return reduce(index, range);
+  if (action.kind == ActionKind::kOffload || action.kind == ActionKind::kFetch)
+    return move_checkpoints(action, index);
   if (action.kind == ActionKind::kGather) return s_.replicas.gather(parameters_of(range));
   if (action.kind == ActionKind::kRelease) return s_.replicas.release(parameters_of(range));
   if (action.kind == ActionKind::kSend || action.kind == ActionKind::kRecv ||
@@ -130,6 +133,7 @@ void StepRun::execute(const Action& action, size_t index) {
     for (int64_t b = range.end - 1; b >= range.begin; --b) backward(m, static_cast<size_t>(b));
     return;
   }
+  bring_back(m, range);
   for (int64_t b = range.begin; b < range.end; ++b) {
     forward(m, static_cast<size_t>(b), action);
     drop(m, index, b - range.begin);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "axial/parallel/block/kept_results.h"
+#include "axial/parallel/offload/offload_store.h"
 #include "axial/parallel/pipeline/link.h"
 #include "axial/parallel/replicas/replicas.h"
 #include "axial/parallel/step/runner.h"
@@ -30,7 +31,8 @@ struct RunSetup {
   const StepPlan& plan;
   StepContext context;
   double loss_gradient = 0;
-  std::set<int64_t> wanted;  ///< versions to keep for the caller
+  std::set<int64_t> wanted;         ///< versions to keep for the caller
+  OffloadStore* offload = nullptr;  ///< for checkpoints, where the plan moves some
 };
 
 /// Errors as StepRunner::train states them.
@@ -57,6 +59,7 @@ class StepRun {
     std::vector<at::Tensor> grads;       // per version
     std::vector<BlockGraph> graphs;      // per block
     std::map<size_t, KeptResults> kept;  // by block, from forward to recompute
+    std::map<int64_t, Offloaded> away;   // by version, from offload to recompute
   };
 
   void check_batch(size_t m) const;
@@ -72,6 +75,8 @@ class StepRun {
   void reduce(size_t index, const BlockRange& range);
   void transfer(const Action& action, const BlockRange& range);
   void drop(size_t m, size_t index, int64_t place);
+  void move_checkpoints(const Action& action, size_t index);
+  void bring_back(size_t m, const BlockRange& range);
 
   RunSetup s_;
   const std::vector<NamedTensors>& batches_;

@@ -6,6 +6,7 @@
 
 #include "axial/core/check/check.h"
 #include "axial/parallel/step/action.h"
+#include "axial/parallel/step/offload_actions.h"
 
 namespace axial::parallel {
 
@@ -39,6 +40,10 @@ const char* name_of(ActionKind kind) {
       return "recv_grad";
     case ActionKind::kTie:
       return "tie";
+    case ActionKind::kOffload:
+      return "offload";
+    case ActionKind::kFetch:
+      return "fetch";
   }
   return "?";
 }
@@ -196,6 +201,7 @@ StepPlan write_training_step(const Stages& stages, int64_t rank, int64_t num_mic
     if (is_last) writer.add(ActionKind::kFree, m, 0);
   }
   if (policy.zero_stage == 3) add_gathers(writer.plan());
+  if (policy.offload_checkpoints != OffloadTo::kNone) add_offloads(writer.plan());
   if (stages.ranks > 1) {
     writer.add(ActionKind::kTie, 0, 0);
     // Enough for every rank to run as far ahead as its schedule lets it. Gradients are taken soon after they
