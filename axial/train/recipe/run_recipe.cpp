@@ -15,10 +15,20 @@ namespace fs = std::filesystem;
 constexpr const char* kDefaultModel = "decoder";
 
 // Settings that do not decide what is learned in which order.
-constexpr const char* kFree[] = {"/train/steps",           "/train/log_every", "/train/checkpoint_every",
-                                 "/train/validate_every",  "/train/threads",   "/train/validate_rows",
-                                 "/train/keep_last",       "/data/files",      "/data/cache",
-                                 "/data/validation_files", "/parallel"};
+constexpr const char* kFree[] = {"/train/steps",
+                                 "/train/log_every",
+                                 "/train/checkpoint_every",
+                                 "/train/validate_every",
+                                 "/train/threads",
+                                 "/train/validate_rows",
+                                 "/train/keep_last",
+                                 "/data/files",
+                                 "/data/cache",
+                                 "/data/validation_files",
+                                 "/parallel",
+                                 "/train/offload_checkpoints",
+                                 "/train/offload_optimizer",
+                                 "/train/offload_folder"};
 
 // A pattern may not take a folder named "run[1]" of the working directory for a part of itself.
 std::string escaped(const std::string& folder) {
@@ -83,6 +93,8 @@ RunRecipe with_absolute_paths(RunRecipe recipe) {
   recipe::Node* mask = recipe.model.find("attention_mask");
   recipe::Node* file = mask == nullptr ? nullptr : mask->find("file");
   if (file != nullptr && !file->scalar.empty()) *file = recipe::Node::text(absolute_path(file->scalar));
+  if (!recipe.train.offload_folder.empty())
+    recipe.train.offload_folder = absolute_path(recipe.train.offload_folder);
   if (recipe.data.cache != "none") recipe.data.cache = absolute_path(recipe.data.cache);
   return recipe;
 }

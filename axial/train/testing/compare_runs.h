@@ -48,8 +48,10 @@ inline double compare_checkpoints(const std::function<models::Model()>& build,
     const auto index = read_checkpoint_index(folder / kCheckpointsFolder / fmt::format("step_{:08}", step));
     verify_checkpoint(index, CheckpointParts::kEverything);
     models.push_back(build());
-    models.back().parameters->materialize(at::kCPU,
-                                          index.state.precision == "fp64" ? at::kDouble : at::kFloat, 1);
+    const at::ScalarType dtype = index.state.precision == "fp64"   ? at::kDouble
+                                 : index.state.precision == "bf16" ? at::kBFloat16
+                                                                   : at::kFloat;
+    models.back().parameters->materialize(at::kCPU, dtype, 1);
     load_parameters(index, CheckpointParts::kEverything, *models.back().parameters);
   }
   double worst = 0;

@@ -41,6 +41,8 @@ void TrainOptions::validate() const {
   at_least("attention_head_groups", attention_head_groups, 1);
   AXIAL_CHECK(!keep_attention || recompute_group > 0, "train",
               "keep_attention; expected false without recompute_group, where all is kept");
+  AXIAL_CHECK(offload_checkpoints == parallel::OffloadTo::kNone || recompute_group > 0, "train",
+              "offload_checkpoints; expected none without recompute_group, where nothing waits");
   at_least("validate_every", validate_every, 0);
   at_least("validate_rows", validate_rows, 0);
   at_least("checkpoint_every", checkpoint_every, 0);

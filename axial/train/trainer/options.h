@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "axial/optim/adamw/adamw.h"
 #include "axial/optim/loss_scaler/loss_scaler.h"
 #include "axial/optim/schedule/schedule.h"
+#include "axial/parallel/offload/offload_to.h"
 
 namespace axial::train {
 
@@ -30,6 +32,9 @@ struct TrainOptions {
   int64_t threads = 0;
   int64_t recompute_group = 0;
   bool keep_attention = false;
+  parallel::OffloadTo offload_checkpoints = parallel::OffloadTo::kNone;
+  parallel::OffloadTo offload_optimizer = parallel::OffloadTo::kNone;
+  std::string offload_folder;
   int64_t attention_head_groups = 1;
   int64_t validate_every = 100;
   int64_t validate_rows = 0;
@@ -52,6 +57,12 @@ struct TrainOptions {
     v("recompute_group", recompute_group,
       "blocks recomputed together in backward to save memory; 0: keep all");
     v("keep_attention", keep_attention, "recomputed blocks keep what attention gave: more memory, less time");
+    v("offload_checkpoints", offload_checkpoints,
+      "where inputs of recomputed blocks wait for backward: none (the device), host or file");
+    v("offload_optimizer", offload_optimizer,
+      "where moments and master weights are: none (the device), host or file; the update then runs on the "
+      "host");
+    v("offload_folder", offload_folder, "of such files, on a fast disk; \"\": the run's folder");
     v("attention_head_groups", attention_head_groups,
       "attention takes its heads in so many groups, one after the other: less memory, more calls");
     v("validate_every", validate_every, "steps between validations; 0: only at the end");

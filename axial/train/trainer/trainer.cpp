@@ -20,13 +20,26 @@ namespace {
 
 constexpr std::string_view kOp = "train";
 
+// Files of the offload go to the run's folder unless the recipe names one; the first rank may not have made
+// it yet.
+TrainOptions with_folder(TrainOptions options, const RunFolder& folder) {
+  const auto is_file = [](parallel::OffloadTo to) { return to == parallel::OffloadTo::kFile; };
+  if (!options.offload_folder.empty() ||
+      !(is_file(options.offload_checkpoints) || is_file(options.offload_optimizer)))
+    return options;
+  options.offload_folder = folder.path().string();
+  std::error_code told_by_the_store;
+  std::filesystem::create_directories(options.offload_folder, told_by_the_store);
+  return options;
+}
+
 std::string precision_name(Precision precision) { return recipe::to_node(precision).scalar; }
 
 }  // namespace
 
 Trainer::Trainer(TrainerInputs inputs, TrainOptions options, const RunFolder& folder)
     : inputs_(std::move(inputs)),
-      options_((options.validate(), std::move(options))),
+      options_((options.validate(), with_folder(std::move(options), folder))),
       folder_(folder),
       step_(inputs_.model, options_, at::kCPU, inputs_.ranks),
       store_(folder.checkpoints(), {options_.keep_last, StoreOptions{}.shard_bytes}, ranks()) {

@@ -19,8 +19,21 @@ namespace {
 
 constexpr std::string_view kOp = "train";
 
+std::shared_ptr<parallel::OffloadStore> make_store(parallel::OffloadTo to, const TrainOptions& options,
+                                                   at::Device device) {
+  if (to == parallel::OffloadTo::kNone) return nullptr;
+  AXIAL_CHECK(to != parallel::OffloadTo::kFile || device.is_meta() || !options.offload_folder.empty(), kOp,
+              "offload_folder; expected a folder, got \"\"");
+  parallel::OffloadOptions store;
+  store.to = to;
+  store.device = device;
+  store.folder = options.offload_folder;
+  return parallel::OffloadStore::make(std::move(store));
+}
+
 void materialize(models::Model& model, const TrainOptions& options, at::Device device,
-                 const TrainingRanks& ranks) {
+                 const TrainingRanks& ranks, std::shared_ptr<parallel::OffloadStore> states) {
+  model.parameters->offload_companions(std::move(states));
   if (ranks.communicator != nullptr) {
     parallel::partition_parameters(*model.parameters, ranks.communicator->mesh(), ranks.options.zero);
   }
@@ -57,10 +70,14 @@ TrainingStep::TrainingStep(models::Model& model, const TrainOptions& options, at
       options_(options),
       device_(device),
       ranks_(ranks),
-      runner_((materialize(model, options, device, ranks), model.runner_with("loss", ranks.communicator))),
+      states_(make_store(options.offload_optimizer, options, device)),
+      checkpoints_(make_store(options.offload_checkpoints, options, device)),
+      runner_((materialize(model, options, device, ranks, states_),
+               model.runner_with("loss", ranks.communicator))),
       optimizer_(options.optimizer, *model.parameters),
       scaler_(options.loss_scale, options.precision == Precision::kFp16) {
   runner_.set_sequence(ranks.sequence);
+  runner_.set_offload(checkpoints_.get());
 }
 
 const parallel::StepPlan& TrainingStep::plan_for(int64_t num_micro_batches) {
@@ -69,6 +86,7 @@ const parallel::StepPlan& TrainingStep::plan_for(int64_t num_micro_batches) {
   parallel::MemoryPolicy policy;
   policy.recompute_group = options_.recompute_group;
   policy.keep_attention = options_.keep_attention;
+  policy.offload_checkpoints = options_.offload_checkpoints;
   policy.head_groups = options_.attention_head_groups;
   policy.zero_stage = ranks_.communicator != nullptr ? ranks_.options.zero : 0;
   const parallel::Stages& stages = runner_.stages();
@@ -153,6 +171,19 @@ void TrainingStep::update(StepOutcome& outcome, double loss_sum, int64_t step) {
 }
 
 nlohmann::json TrainingStep::optimizer_state() const { return optimizer_.state(); }
+
+parallel::OffloadBytes TrainingStep::offloaded() const {
+  parallel::OffloadBytes all;
+  for (const auto& store : {states_, checkpoints_}) {  // states are there all the time: peaks add up
+    if (store == nullptr) continue;
+    const parallel::OffloadBytes bytes = store->bytes();
+    for (const auto& [sum, part] : {std::pair(&all.host, bytes.host), std::pair(&all.file, bytes.file)}) {
+      sum->live += part.live;
+      sum->peak += part.peak;
+    }
+  }
+  return all;
+}
 
 nlohmann::json TrainingStep::loss_scaler_state() const {
   return scaler_.dynamic() ? scaler_.state() : nlohmann::json();

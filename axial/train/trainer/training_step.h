@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "axial/data/common/batch_source.h"
 #include "axial/models/common/registry.h"
 #include "axial/parallel/mesh/mesh_options.h"
+#include "axial/parallel/offload/offload_store.h"
 #include "axial/parallel/step/runner.h"
 #include "axial/train/trainer/options.h"
 
@@ -49,7 +51,8 @@ std::vector<parallel::Interval> micro_batches_of(const TrainOptions& options, co
 /// Owns the optimizer state of a model (whose parameters it places and materialises on `device`).
 class TrainingStep {
  public:
-  /// The model must outlive it and have a head "loss".
+  /// The model must outlive it and have a head "loss". Throws IoError where no file can be made in
+  /// options.offload_folder.
   TrainingStep(models::Model& model, const TrainOptions& options, at::Device device,
                const TrainingRanks& ranks = {});
 
@@ -64,6 +67,8 @@ class TrainingStep {
 
   /// Scalars of optimizer and loss scaler; tensors are companions in the table.
   nlohmann::json optimizer_state() const;
+  /// Bytes outside of the device, of the states and of checkpoints of all steps so far.
+  parallel::OffloadBytes offloaded() const;
   nlohmann::json loss_scaler_state() const;  ///< null unless fp16
   void restore(const nlohmann::json& optimizer, const nlohmann::json& loss_scaler);
 
@@ -77,6 +82,7 @@ class TrainingStep {
   TrainOptions options_;
   at::Device device_;
   TrainingRanks ranks_;
+  std::shared_ptr<parallel::OffloadStore> states_, checkpoints_;  // null: on the device
   parallel::StepRunner runner_;
   std::map<int64_t, parallel::StepPlan> plans_;
   optim::AdamW optimizer_;
