@@ -45,7 +45,9 @@ struct CutCrossEntropy : torch::autograd::Function<CutCrossEntropy> {
     ops::refuse_second_order("cross_entropy", {grads[0], logits});
     const Columns columns =
         columns_of(labels, {ctx->saved_data["begin"].toInt(), ctx->saved_data["end"].toInt()});
-    at::Tensor grad = logits.to(log_sum_exp.scalar_type()).sub(log_sum_exp.unsqueeze(1)).exp_();
+    // One copy, also of 16-bit logits.
+    at::Tensor grad = logits.to(log_sum_exp.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+    grad.sub_(log_sum_exp.unsqueeze(1)).exp_();
     grad.scatter_add_(1, columns.place, columns.here.to(grad.scalar_type()).neg_().unsqueeze(1));
     grad.mul_((labels.ne(ops::kIgnoreLabel) * grads[0]).to(grad.scalar_type()).unsqueeze(1));
     return {grad.to(logits.scalar_type()), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
