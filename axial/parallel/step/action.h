@@ -50,6 +50,7 @@ struct StepPlan {
   int64_t sends_in_flight = 0;  ///< messages over one border that may be under way; 0: any number
   int64_t grads_in_flight = 0;  ///< likewise of gradients
   int64_t head_groups = 1;      ///< MemoryPolicy
+  int64_t tile_tokens = 0;      ///< MemoryPolicy
 };
 
 /// The limit for a send or send_grad.
@@ -76,6 +77,10 @@ struct MemoryPolicy {
   /// Attention takes its heads in so many groups, one after the other: what it holds beside its inputs and
   /// result is of one group. Calls and messages are so many times as many, and as much smaller.
   int64_t head_groups = 1;
+  /// Token parts of blocks run over so many positions of every row at a time, again in backward, without a
+  /// graph of all: what they hold beside their inputs and results is of one tile. Gradients of parameters are
+  /// summed tile by tile. 0: over all at once.
+  int64_t tile_tokens = 0;
 };
 
 /// The part of this rank of `pipe` in a training step over `num_micro_batches`, in the order of `schedule`;
@@ -88,9 +93,10 @@ StepPlan write_training_step(const Stages& stages, int64_t rank, int64_t num_mic
 /// The same without pipeline.
 StepPlan write_training_step(int64_t num_blocks, int64_t num_micro_batches, const MemoryPolicy& policy);
 
-/// Forward only, nothing kept: one micro-batch. Throws ValueError on a count below one.
-StepPlan write_inference_step(const Stages& stages, int64_t rank, int64_t zero_stage = 0);
-StepPlan write_inference_step(int64_t num_blocks, int64_t zero_stage = 0);
+/// Forward only, nothing kept: one micro-batch. Of the policy stage 3 and tile_tokens count. Throws
+/// ValueError on a count below one.
+StepPlan write_inference_step(const Stages& stages, int64_t rank, const MemoryPolicy& policy = {});
+StepPlan write_inference_step(int64_t num_blocks, const MemoryPolicy& policy = {});
 
 /// One line per action, for traces and tests: "forward mb0 g1 [1,3) keep".
 std::string to_string(const StepPlan& plan);

@@ -111,8 +111,10 @@ NamedTensors StepRunner::infer(const NamedTensors& batch, const StepContext& con
   }
   const auto stage_of = [](const auto& a, const auto& b) { return a->zero_stage < b->zero_stage; };
   const auto row = std::max_element(parameters_.rows().begin(), parameters_.rows().end(), stage_of);
-  const StepPlan plan =
-      write_inference_step(stages_, pipe_rank(), row == parameters_.rows().end() ? 0 : (*row)->zero_stage);
+  MemoryPolicy policy;
+  policy.zero_stage = row == parameters_.rows().end() ? 0 : (*row)->zero_stage;
+  policy.tile_tokens = inference_tile_tokens_;
+  const StepPlan plan = write_inference_step(stages_, pipe_rank(), policy);
   const std::vector<NamedTensors> batches{batch};
   StepRun run({blocks_, stream_, parameters_, communicator_, replicas_, trace_, stages_, plan,
                with_sequence(context), 0, versions},

@@ -75,6 +75,8 @@ class StepRunner {
 
   /// Where plans with MemoryPolicy::offload_checkpoints put them. It outlives the runner.
   void set_offload(OffloadStore* store) { offload_ = store; }
+  /// MemoryPolicy::tile_tokens of all following infer(), not while decoding.
+  void set_inference_tiles(int64_t tile_tokens) { inference_tile_tokens_ = tile_tokens; }
 
   const std::vector<Block>& blocks() const { return blocks_; }
   Communicator& communicator() { return communicator_; }
@@ -94,6 +96,7 @@ class StepRunner {
   std::optional<SequenceLayout> sequence_;
   Stages stages_;
   OffloadStore* offload_ = nullptr;
+  int64_t inference_tile_tokens_ = 0;
   ActionTrace trace_;
 };
 

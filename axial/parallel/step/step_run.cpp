@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loop over actions; called by runner.cpp.
+// The loop over actions, and blocks forward; called by runner.cpp.
 #include "axial/parallel/step/step_run.h"
 
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
@@ -12,7 +11,6 @@
 #include "axial/core/check/check.h"
 #include "axial/ops/common/flop_count.h"
 #include "axial/ops/common/memory_count.h"
-#include "axial/parallel/step/accumulate.h"
 #include "axial/parallel/step/graph_check.h"
 
 namespace axial::parallel {
@@ -24,12 +22,6 @@ constexpr const char* kOp = "runner";
 bool has_sharded_values(const ParameterTable& parameters) {
   return std::any_of(parameters.rows().begin(), parameters.rows().end(),
                      [](const auto& row) { return row->zero_stage == 3; });
-}
-
-ops::MemoryUse use_of(const Block& block) {
-  const bool is_head =
-      std::find(block.outputs.begin(), block.outputs.end(), "loss_sum") != block.outputs.end();
-  return is_head ? ops::MemoryUse::kLogits : ops::MemoryUse::kActivations;
 }
 
 double now_s() {
@@ -135,7 +127,7 @@ void StepRun::execute(const Action& action, size_t index) {
   }
   bring_back(m, range);
   for (int64_t b = range.begin; b < range.end; ++b) {
-    forward(m, static_cast<size_t>(b), action);
+    forward(m, static_cast<size_t>(b), index, b - range.begin);
     drop(m, index, b - range.begin);
   }
 }
@@ -168,8 +160,24 @@ NamedTensors StepRun::inputs_of(size_t m, size_t b, bool with_graph) {
   return inputs;
 }
 
-// Call the block; an input that it changed in place would be wrong for every other reader.
-NamedTensors StepRun::call(const Block& block, const NamedTensors& inputs, KeptResults* kept) const {
+ops::MemoryUse StepRun::use_of(const Block& block) {
+  const bool is_head =
+      std::find(block.outputs.begin(), block.outputs.end(), "loss_sum") != block.outputs.end();
+  return is_head ? ops::MemoryUse::kLogits : ops::MemoryUse::kActivations;
+}
+
+// Of what a function of the block returned.
+const at::Tensor& StepRun::output_of(const Block& block, const NamedTensors& outputs,
+                                     const std::string& name) {
+  const auto found = outputs.find(name);
+  AXIAL_CHECK(found != outputs.end() && found->second.defined(), kOp,
+              "block '{}' did not return its output '{}'", block.name, name);
+  return found->second;
+}
+
+// Call a function of the block; an input that it changed in place would be wrong for every other reader.
+NamedTensors StepRun::call(const Block& block, const BlockFunction& function, const NamedTensors& inputs,
+                           KeptResults* kept) const {
   std::vector<std::pair<const NamedTensors::value_type*, int64_t>> versions;
   for (const auto& input : inputs) {
     if (!input.second.is_inference()) versions.emplace_back(&input, input.second._version());
@@ -178,7 +186,7 @@ NamedTensors StepRun::call(const Block& block, const NamedTensors& inputs, KeptR
   context.kept = kept;
   context.head_groups = s_.plan.head_groups;
   const ops::MemoryScope scope(use_of(block), block.name);
-  NamedTensors outputs = block.forward(inputs, context);
+  NamedTensors outputs = function(inputs, context);
   for (const auto& [input, version] : versions) {
     AXIAL_CHECK(input->second._version() == version, kOp, "block '{}' changes its input '{}' in place",
                 block.name, input->first);
@@ -196,92 +204,47 @@ KeptResults* StepRun::kept_of(size_t m, size_t b, const Action& action) {
   return &found->second;
 }
 
-void StepRun::forward(size_t m, size_t b, const Action& action) {
+void StepRun::forward(size_t m, size_t b, size_t index, int64_t place) {
+  const Action& action = s_.plan.actions[index];
   const bool again = action.kind == ActionKind::kRecompute, with_graph = again || action.keep_graph;
   const Block& block = s_.blocks[b];
   const at::AutoGradMode grad_mode(with_graph);
   const ops::RecomputeScope recomputes(again);
-  NamedTensors inputs = inputs_of(m, b, with_graph);
-  NamedTensors outputs = call(block, inputs, kept_of(m, b, action));
-  inputs.clear();
+  NamedTensors tensors = inputs_of(m, b, with_graph), outputs;
+  if (block.forward) outputs = call(block, block.forward, tensors, kept_of(m, b, action));
   if (again) states_[m].kept.erase(b);  // the graph has them now
+  if (block.tokens) {
+    for (const std::string& name : block.between) tensors.emplace(name, output_of(block, outputs, name));
+    outputs.clear();
+    if (is_tiled(block, tensors)) return forward_tiles(m, b, index, place, std::move(tensors));
+    outputs = call(block, block.tokens->forward, tensors, nullptr);
+  }
+  tensors.clear();
+  keep_values(m, b, outputs, again);
+  if (!with_graph) return;
   BlockGraph& graph = states_[m].graphs[b];
+  for (const std::string& name : block.outputs) {
+    const at::Tensor& output = outputs.at(name);
+    graph.outputs.push_back(output.requires_grad() ? output : at::Tensor());
+  }
+  if (m == 0) check_leaves(b, graph.outputs, graph.leaves);
+}
+
+// Outputs of a block become values of the stream.
+void StepRun::keep_values(size_t m, size_t b, const NamedTensors& outputs, bool again) {
+  const Block& block = s_.blocks[b];
   for (size_t k = 0; k < block.outputs.size(); ++k) {
-    const auto found = outputs.find(block.outputs[k]);
-    AXIAL_CHECK(found != outputs.end() && found->second.defined(), kOp,
-                "block '{}' did not return its output '{}'", block.name, block.outputs[k]);
     const int64_t v = s_.stream.writes[b][k];
-    states_[m].values[static_cast<size_t>(v)] = found->second.detach();
+    states_[m].values[static_cast<size_t>(v)] = output_of(block, outputs, block.outputs[k]).detach();
     if (!again && s_.wanted.count(v) > 0) kept_[m][v] = states_[m].values[static_cast<size_t>(v)];
-    if (with_graph) graph.outputs.push_back(found->second.requires_grad() ? found->second : at::Tensor());
-  }
-  if (with_graph && m == 0) {
-    std::vector<at::Tensor> declared = graph.leaves;
-    const auto at = static_cast<int64_t>(b);
-    for (const Parameter* p : parameters_of({at, at + 1})) declared.push_back(p->value);
-    check_graph_leaves(block.name, graph.outputs, declared, s_.parameters);
   }
 }
 
-// The gradient of an output: what later blocks gave, and of the loss the seed.
-at::Tensor StepRun::gradient_of(size_t m, int64_t version, const at::Tensor& output) {
-  at::Tensor gradient = std::move(states_[m].grads[static_cast<size_t>(version)]);
-  states_[m].grads[static_cast<size_t>(version)].reset();
-  const auto loss = s_.stream.last.find("loss_sum");
-  if (loss == s_.stream.last.end() || loss->second != version) return gradient;
-  AXIAL_CHECK(output.defined(), kOp, "'loss_sum' depends on no parameter; expected one with gradient");
-  AXIAL_CHECK(output.numel() == 1, kOp, "shape of 'loss_sum'; expected one element, got [{}]",
-              fmt::join(output.sizes(), ", "));
-  accumulate(gradient, at::full(output.sizes(), s_.loss_gradient, output.options().requires_grad(false)));
-  return gradient;
-}
-
-void StepRun::backward(size_t m, size_t b) {
-  BlockGraph graph = std::move(states_[m].graphs[b]);
-  states_[m].graphs[b] = {};
-  std::vector<at::Tensor> roots, root_grads, leaves;
-  for (size_t k = 0; k < graph.outputs.size(); ++k) {
-    at::Tensor gradient = gradient_of(m, s_.stream.writes[b][k], graph.outputs[k]);
-    if (!gradient.defined() || !graph.outputs[k].defined()) continue;
-    roots.push_back(std::move(graph.outputs[k]));
-    root_grads.push_back(std::move(gradient));
-  }
-  graph.outputs.clear();
-  std::vector<std::pair<int64_t, Parameter*>> owners;  // of leaves: a version or a parameter
-  for (size_t k = 0; k < graph.leaves.size(); ++k) {
-    if (!graph.leaves[k].defined()) continue;
-    leaves.push_back(std::move(graph.leaves[k]));
-    owners.emplace_back(s_.stream.reads[b][k], nullptr);
-  }
+void StepRun::check_leaves(size_t b, const std::vector<at::Tensor>& outputs,
+                           std::vector<at::Tensor> declared) const {
   const auto at = static_cast<int64_t>(b);
-  for (Parameter* p : parameters_of({at, at + 1})) {
-    if (!p->value.requires_grad()) continue;
-    leaves.push_back(p->value);
-    owners.emplace_back(0, p);
-  }
-  if (roots.empty() || leaves.empty()) return;
-  const ops::MemoryScope scope(use_of(s_.blocks[b]), s_.blocks[b].name);
-  std::vector<at::Tensor> grads = torch::autograd::grad(roots, leaves, root_grads, /*retain_graph=*/false,
-                                                        /*create_graph=*/false, /*allow_unused=*/true);
-  roots.clear();
-  root_grads.clear();
-  leaves.clear();
-  for (size_t i = 0; i < grads.size(); ++i) {
-    if (!grads[i].defined()) continue;
-    if (owners[i].second != nullptr) {
-      accumulate_gradient(*owners[i].second, std::move(grads[i]));
-    } else {
-      accumulate(states_[m].grads[static_cast<size_t>(owners[i].first)], std::move(grads[i]));
-    }
-  }
-}
-
-void StepRun::reduce(size_t index, const BlockRange& range) {
-  std::vector<Parameter*> summed;
-  for (Parameter* p : parameters_of(range)) {
-    if (reduced_at_.at(p).contains(index)) summed.push_back(p);
-  }
-  s_.replicas.reduce(summed);
+  for (const Parameter* p : parameters_of({at, at + 1})) declared.push_back(p->value);
+  check_graph_leaves(s_.blocks[b].name, outputs, declared, s_.parameters);
 }
 
 }  // namespace axial::parallel

@@ -10,12 +10,14 @@
 #include <set>
 #include <vector>
 
+#include "axial/ops/common/memory_count.h"
 #include "axial/parallel/block/kept_results.h"
 #include "axial/parallel/offload/offload_store.h"
 #include "axial/parallel/pipeline/link.h"
 #include "axial/parallel/replicas/replicas.h"
 #include "axial/parallel/step/runner.h"
 #include "axial/parallel/step/schedule.h"
+#include "axial/parallel/step/tiles.h"
 
 namespace axial::parallel {
 
@@ -52,6 +54,9 @@ class StepRun {
   struct BlockGraph {
     std::vector<at::Tensor> leaves;
     std::vector<at::Tensor> outputs;
+    // Where the token part runs in tiles: what it reads. The outputs are then those of Block::forward.
+    NamedTensors reads;
+    bool tiled = false;
   };
 
   struct MicroBatch {
@@ -62,16 +67,29 @@ class StepRun {
     std::map<int64_t, Offloaded> away;   // by version, from offload to recompute
   };
 
+  static ops::MemoryUse use_of(const Block& block);
+  static const at::Tensor& output_of(const Block& block, const NamedTensors& outputs,
+                                     const std::string& name);
   void check_batch(size_t m) const;
   void find_reduces();
   std::vector<Parameter*> parameters_of(const BlockRange& range) const;
   void execute(const Action& action, size_t index);
   NamedTensors inputs_of(size_t m, size_t b, bool with_graph);
-  NamedTensors call(const Block& block, const NamedTensors& inputs, KeptResults* kept) const;
+  NamedTensors call(const Block& block, const BlockFunction& function, const NamedTensors& inputs,
+                    KeptResults* kept) const;
   KeptResults* kept_of(size_t m, size_t b, const Action& action);
-  void forward(size_t m, size_t b, const Action& action);
-  at::Tensor gradient_of(size_t m, int64_t version, const at::Tensor& output);
+  void forward(size_t m, size_t b, size_t index, int64_t place);
+  void keep_values(size_t m, size_t b, const NamedTensors& outputs, bool again);
+  void check_leaves(size_t b, const std::vector<at::Tensor>& outputs, std::vector<at::Tensor> declared) const;
+  at::Tensor take_gradient(size_t m, int64_t version);
+  void add_loss_gradient(at::Tensor& gradient, int64_t version, const at::Tensor& output) const;
   void backward(size_t m, size_t b);
+  bool is_tiled(const Block& block, const NamedTensors& tensors) const;
+  void forward_tiles(size_t m, size_t b, size_t index, int64_t place, NamedTensors tensors);
+  NamedTensors run_tiles(const Block& block, const NamedTensors& reads) const;
+  std::vector<at::Tensor> backward_tiles(size_t m, size_t b, BlockGraph& graph);
+  void backward_tile(size_t m, size_t b, const Tiles& tiles, int64_t i, const NamedTensors& reads,
+                     const std::vector<at::Tensor>& output_grads, NamedTensors& grads);
   void reduce(size_t index, const BlockRange& range);
   void transfer(const Action& action, const BlockRange& range);
   void drop(size_t m, size_t index, int64_t place);

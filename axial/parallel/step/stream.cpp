@@ -2,6 +2,7 @@
 // Names -> versions, in one pass over the blocks.
 #include "axial/parallel/step/stream.h"
 
+#include <algorithm>
 #include <set>
 
 #include "axial/core/check/check.h"
@@ -20,6 +21,40 @@ void check_distinct(const std::vector<std::string>& names, const std::string& wh
   }
 }
 
+// A block without a token part is its forward; with one, what the part reads and writes is the block's.
+void check_functions(const Block& block) {
+  if (!block.tokens) {
+    AXIAL_CHECK(block.forward != nullptr, kOp, "block '{}' has no forward function", block.name);
+    AXIAL_CHECK(block.between.empty(), kOp,
+                "block '{}' has no token part; expected nothing between, got '{}'", block.name,
+                block.between.front());
+    return;
+  }
+  const TokenPart& part = *block.tokens;
+  AXIAL_CHECK(part.forward != nullptr, kOp, "token part of block '{}' has no forward function", block.name);
+  AXIAL_CHECK(block.forward != nullptr || block.between.empty(), kOp,
+              "block '{}' has no forward function; expected one that gives '{}'", block.name,
+              fmt::join(block.between, "', '"));
+  std::vector<std::string> readable = block.inputs;
+  readable.insert(readable.end(), block.between.begin(), block.between.end());
+  check_distinct(readable, fmt::format("inputs of the token part of block '{}'", block.name));
+  for (const auto& [name, how] : part.reads) {
+    AXIAL_CHECK(
+        std::find(readable.begin(), readable.end(), name) != readable.end() && how != Positions::kSum, kOp,
+        "token part of block '{}' reads '{}'; expected an input of the block or what its forward gives ({})",
+        block.name, name, fmt::join(readable, ", "));
+  }
+  for (const std::string& name : block.outputs) {
+    const auto found = part.writes.find(name);
+    AXIAL_CHECK(found != part.writes.end() && found->second != Positions::kNone, kOp,
+                "token part of block '{}'; expected it to write '{}' over positions or as a sum", block.name,
+                name);
+  }
+  AXIAL_CHECK(part.writes.size() == block.outputs.size(), kOp,
+              "token part of block '{}' writes {} tensors; expected the block's outputs ({})", block.name,
+              part.writes.size(), fmt::join(block.outputs, ", "));
+}
+
 }  // namespace
 
 Stream build_stream(const std::vector<Block>& blocks, const std::vector<std::string>& batch_names) {
@@ -35,7 +70,7 @@ Stream build_stream(const std::vector<Block>& blocks, const std::vector<std::str
   }
   for (size_t b = 0; b < blocks.size(); ++b) {
     const Block& block = blocks[b];
-    AXIAL_CHECK(block.forward != nullptr, kOp, "block '{}' has no forward function", block.name);
+    check_functions(block);
     check_distinct(block.inputs, fmt::format("inputs of block '{}'", block.name));
     check_distinct(block.outputs, fmt::format("outputs of block '{}'", block.name));
     bool needs_gradient = !block.parameters.empty();

@@ -67,7 +67,7 @@ class Chain {
       for (const Block& block : blocks) {
         NamedTensors inputs;
         for (const std::string& name : block.inputs) inputs[name] = stream.at(name);
-        for (auto& [name, tensor] : block.forward(inputs, {})) stream[name] = tensor;
+        for (auto& [name, tensor] : run_block(block, inputs, {})) stream[name] = tensor;
       }
       total = total.defined() ? total + stream.at("loss_sum") : stream.at("loss_sum");
     }

@@ -55,6 +55,7 @@ void check_counts(int64_t num_blocks, int64_t num_micro_batches, const MemoryPol
   AXIAL_CHECK(policy.recompute_group >= 0 && policy.keep_first >= 0 && policy.keep_last >= 0, kOp,
               "memory policy; expected no negative number, got recompute_group {} keep_first {} keep_last {}",
               policy.recompute_group, policy.keep_first, policy.keep_last);
+  AXIAL_CHECK(policy.tile_tokens >= 0, kOp, "tile_tokens; expected 0 or more, got {}", policy.tile_tokens);
   AXIAL_CHECK(policy.head_groups >= 1, kOp, "head_groups; expected at least 1, got {}", policy.head_groups);
   AXIAL_CHECK(0 <= policy.zero_stage && policy.zero_stage <= 3, kOp,
               "zero_stage; expected one of [0, 3], got {}", policy.zero_stage);
@@ -147,6 +148,7 @@ class Writer {
         keep_attention_(policy.keep_attention),
         groups_(cut_into_groups(stages, rank, policy, plan_)) {
     plan_.head_groups = policy.head_groups;
+    plan_.tile_tokens = policy.tile_tokens;
   }
 
   void forward(int64_t stage, int64_t m, bool may_keep) {
@@ -217,18 +219,17 @@ StepPlan write_training_step(int64_t num_blocks, int64_t num_micro_batches, cons
   return write_training_step(Stages::whole(num_blocks), 0, num_micro_batches, policy);
 }
 
-StepPlan write_inference_step(const Stages& stages, int64_t rank, int64_t zero_stage) {
-  AXIAL_CHECK(stages.num_blocks() >= 1, kOp, "number of blocks; expected at least 1, got {}",
-              stages.num_blocks());
-  Writer writer(stages, rank, {});
+StepPlan write_inference_step(const Stages& stages, int64_t rank, const MemoryPolicy& policy) {
+  check_counts(stages.num_blocks(), 1, policy);
+  Writer writer(stages, rank, {.tile_tokens = policy.tile_tokens});
   for (int64_t s = rank; s < stages.size(); s += stages.ranks) writer.forward(s, 0, false);
-  if (zero_stage == 3) add_gathers(writer.plan());
+  if (policy.zero_stage == 3) add_gathers(writer.plan());
   writer.add(ActionKind::kFree, 0, 0);
   return std::move(writer.plan());
 }
 
-StepPlan write_inference_step(int64_t num_blocks, int64_t zero_stage) {
-  return write_inference_step(Stages::whole(num_blocks), 0, zero_stage);
+StepPlan write_inference_step(int64_t num_blocks, const MemoryPolicy& policy) {
+  return write_inference_step(Stages::whole(num_blocks), 0, policy);
 }
 
 std::string to_string(const StepPlan& plan, const Action& action) {

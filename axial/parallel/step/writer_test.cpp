@@ -76,7 +76,7 @@ TEST(StepWriter, GathersOneGroupAheadAndReleases) {
             "release mb0 g0 [0,1)\n"
             "reduce mb0 g0 [0,1)\n"
             "free mb0\n");
-  EXPECT_EQ(to_string(write_inference_step(2, 3)),
+  EXPECT_EQ(to_string(write_inference_step(2, {.zero_stage = 3})),
             "gather mb0 g0 [0,1)\ngather mb0 g1 [1,2)\nforward mb0 g0 [0,1)\nrelease mb0 g0 [0,1)\n"
             "forward mb0 g1 [1,2)\nrelease mb0 g1 [1,2)\nfree mb0\n");
 }
