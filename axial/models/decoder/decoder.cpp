@@ -18,8 +18,10 @@ namespace {
 
 using parallel::Block;
 using parallel::NamedTensors;
+using parallel::Positions;
 using parallel::StepContext;
 using parallel::TensorStream;
+using parallel::TokenPart;
 using parallel::Vocabulary;
 using Cut = std::shared_ptr<const parallel::TensorCut>;
 
@@ -79,7 +81,18 @@ Block layer_block(const DecoderConfig& config, int64_t index, parallel::Paramete
   if (config.position == PositionKind::kRotary || mask) block.inputs.emplace_back("positions");
   if (config.residual_dropout > 0.0) block.inputs.insert(block.inputs.end(), {"sample_ids", "row_positions"});
   block.forward = [layer](const NamedTensors& inputs, const StepContext& context) {
-    return NamedTensors{{"hidden", layer->forward(inputs, context)}};
+    return NamedTensors{{"attended", layer->attention(inputs, context)}};
+  };
+  block.between = {"attended"};
+  TokenPart& part = block.tokens.emplace();
+  part.reads = {{"attended", Positions::kStream}};
+  if (config.parallel_residual) part.reads["hidden"] = Positions::kStream;
+  if (config.residual_dropout > 0.0) {
+    part.reads.insert({{"sample_ids", Positions::kNone}, {"row_positions", Positions::kShared}});
+  }
+  part.writes = {{"hidden", Positions::kStream}};
+  part.forward = [layer](const NamedTensors& inputs, const StepContext& context) {
+    return NamedTensors{{"hidden", layer->feed_forward(inputs, context)}};
   };
   return block;
 }
@@ -88,7 +101,9 @@ Block final_norm_block(const DecoderConfig& config, parallel::ParameterTable& ta
   ParameterScope scope(table);
   const Norm norm = Norm::declare(scope, "final_norm", config.norm, config.hidden_size, config.norm_eps);
   Block block{"final_norm", {"hidden"}, {"hidden"}, scope.names(), {}};
-  block.forward = [norm](const NamedTensors& inputs, const StepContext&) {
+  TokenPart& part = block.tokens.emplace();
+  part.reads = part.writes = {{"hidden", Positions::kStream}};
+  part.forward = [norm](const NamedTensors& inputs, const StepContext&) {
     return NamedTensors{{"hidden", norm(inputs.at("hidden"))}};
   };
   return block;
@@ -108,9 +123,15 @@ void add_heads(const DecoderConfig& config, Model& model) {
                            config.init_std);
   }
   const auto block = [&](const std::string& name, std::vector<std::string> inputs,
-                         std::vector<std::string> outputs, auto finish) {
-    Block made{name, std::move(inputs), std::move(outputs), scope.names(), {}};
-    made.forward = [=, cut = Cut(model.cut)](const NamedTensors& inputs, const StepContext& context) {
+                         const std::map<std::string, Positions>& outputs, auto finish) {
+    Block made{name, std::move(inputs), {}, scope.names(), {}};
+    for (const auto& [output, how] : outputs) made.outputs.push_back(output);
+    TokenPart& part = made.tokens.emplace();
+    for (const std::string& input : made.inputs) {
+      part.reads[input] = input == "hidden" ? Positions::kStream : Positions::kRows;
+    }
+    part.writes = outputs;
+    part.forward = [=, cut = Cut(model.cut)](const NamedTensors& inputs, const StepContext& context) {
       const TensorStream stream(*cut, context, inputs);
       const Vocabulary vocabulary(*head.weight, stream);
       return finish(vocabulary, head(vocabulary.enter(inputs.at("hidden"))), inputs);
@@ -118,17 +139,17 @@ void add_heads(const DecoderConfig& config, Model& model) {
     model.heads.emplace(name, std::move(made));
   };
   using at::Tensor;
-  block("loss", {"hidden", "labels"}, {"loss_sum", "loss_weight"},
+  block("loss", {"hidden", "labels"}, {{"loss_sum", Positions::kSum}, {"loss_weight", Positions::kSum}},
         [](const Vocabulary& vocabulary, const Tensor& logits, const NamedTensors& inputs) {
           const ops::LossSum sum = vocabulary.cross_entropy(logits, inputs.at("labels"));
           return NamedTensors{{"loss_sum", sum.sum}, {"loss_weight", sum.weight}};
         });
   block(
-      "log_likelihood", {"hidden", "labels"}, {"log_likelihood"},
+      "log_likelihood", {"hidden", "labels"}, {{"log_likelihood", Positions::kRows}},
       [](const Vocabulary& vocabulary, const Tensor& logits, const NamedTensors& inputs) {
         return NamedTensors{{"log_likelihood", vocabulary.token_log_likelihood(logits, inputs.at("labels"))}};
       });
-  block("logits", {"hidden"}, {"logits"},
+  block("logits", {"hidden"}, {{"logits", Positions::kRows}},
         [](const Vocabulary& vocabulary, const Tensor& logits, const NamedTensors&) {
           return NamedTensors{{"logits", vocabulary.whole_logits(logits)}};
         });

@@ -139,7 +139,7 @@ inline parallel::NamedTensors run_blocks(const std::vector<parallel::Block>& blo
     for (const std::string& name : block.inputs) {
       if (const auto found = stream.find(name); found != stream.end()) inputs[name] = found->second;
     }
-    for (auto& [name, tensor] : block.forward(inputs, context)) stream[name] = tensor;
+    for (auto& [name, tensor] : run_block(block, inputs, context)) stream[name] = tensor;
   }
   return stream;
 }

@@ -70,15 +70,21 @@ DecoderLayer::DecoderLayer(const DecoderConfig& config, int64_t index, Parameter
   if (config.position == PositionKind::kAlibi) alibi_slopes_ = models::alibi_slopes(heads_.query);
 }
 
-at::Tensor DecoderLayer::forward(const parallel::NamedTensors& inputs,
-                                 const parallel::StepContext& context) const {
+at::Tensor DecoderLayer::attention(const parallel::NamedTensors& inputs,
+                                   const parallel::StepContext& context) const {
   const parallel::TensorStream tensor(*cut_, context, inputs);
   const at::Tensor& x = inputs.at("hidden");
   const at::Tensor entered = tensor.enter(attention_norm_(x));
   const at::Tensor attended =
       attend(entered.flatten(0, 1), inputs, context, tensor).unflatten(0, {entered.size(0), entered.size(1)});
-  const at::Tensor y = join(x, out_, attended, ".attention", inputs, context, tensor);
-  const at::Tensor fed = feed(tensor.enter(ffn_norm_(parallel_residual_ ? x : y)));
+  return join(x, out_, attended, ".attention", inputs, context, tensor);
+}
+
+at::Tensor DecoderLayer::feed_forward(const parallel::NamedTensors& inputs,
+                                      const parallel::StepContext& context) const {
+  const parallel::TensorStream tensor(*cut_, context, inputs);
+  const at::Tensor& y = inputs.at("attended");
+  const at::Tensor fed = feed(tensor.enter(ffn_norm_(parallel_residual_ ? inputs.at("hidden") : y)));
   return join(y, down_, fed, ".ffn", inputs, context, tensor);
 }
 

@@ -37,11 +37,14 @@ class DecoderLayer {
                std::shared_ptr<const parallel::TensorCut> cut,
                std::shared_ptr<const parallel::RecordMask> mask);
 
-  /// hidden [B, L', C] -> [B, L', C]. Reads "segments" [S + 1], "record_starts" where ranks share rows
-  /// (parallel/sequence_attention), with rotary or a mask "positions" [B, L], with dropout "sample_ids" [B]
-  /// and "row_positions" [L]. While decoding the layer's keys and values are kept in context.decode under
-  /// `name()`, written at lengths[b]; neither of the first two is read then.
-  at::Tensor forward(const parallel::NamedTensors& inputs, const parallel::StepContext& context) const;
+  /// hidden [B, L', C] -> the stream behind attention, [B, L', C]. Reads "segments" [S + 1], "record_starts"
+  /// where ranks share rows (parallel/sequence_attention), with rotary or a mask "positions" [B, L], with
+  /// dropout "sample_ids" [B] and "row_positions" [L]. While decoding the layer's keys and values are kept in
+  /// context.decode under `name()`, written at lengths[b]; neither of the first two is read then.
+  at::Tensor attention(const parallel::NamedTensors& inputs, const parallel::StepContext& context) const;
+  /// What attention() gave, "attended" [B, L', C], and of a parallel residual "hidden" -> the stream behind
+  /// the feed-forward, [B, L', C]; every position by itself. With dropout as attention().
+  at::Tensor feed_forward(const parallel::NamedTensors& inputs, const parallel::StepContext& context) const;
 
   const std::string& name() const { return name_; }
 

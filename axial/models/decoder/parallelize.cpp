@@ -27,6 +27,9 @@ void read_row_positions(parallel::Block& block) {
   if (std::find(inputs.begin(), inputs.end(), "row_positions") == inputs.end()) {
     inputs.emplace_back("row_positions");
   }
+  if (!block.tokens) return;
+  block.tokens->reads["row_positions"] = parallel::Positions::kShared;
+  block.tokens->cut_stream = true;
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ inline PlainRun train_plainly(const ParityModel& of, const TrainOptions& options
     for (const parallel::Block& block : model.blocks_with("loss")) {
       parallel::NamedTensors inputs;
       for (const std::string& name : block.inputs) inputs[name] = stream.at(name);
-      for (auto& [name, tensor] : block.forward(inputs, context)) stream[name] = tensor;
+      for (auto& [name, tensor] : run_block(block, inputs, context)) stream[name] = tensor;
     }
     const at::Tensor loss = stream.at("loss_sum") / batch.weight;
     const std::vector<at::Tensor> grads = torch::autograd::grad({loss}, values);
