@@ -33,6 +33,7 @@ struct Case {
   int64_t batch = 6;
   bool tied = false;
   int64_t head_groups = 1;
+  int64_t tile_tokens = 0;
 };
 
 std::string name_of(const Case& c) {
@@ -44,8 +45,9 @@ std::string name_of(const Case& c) {
                   m.stages_per_rank > 1 ? fmt::format(", {} stages a rank", m.stages_per_rank) : "",
                   m.pipe_schedule == parallel::PipeSchedule::kGPipe ? ", GPipe" : ""),
       m.zero, c.recompute,
-      fmt::format("{}{}", c.keep_attention ? ", attention kept" : "",
-                  c.head_groups > 1 ? fmt::format(", heads in {}", c.head_groups) : ""),
+      fmt::format("{}{}{}", c.keep_attention ? ", attention kept" : "",
+                  c.head_groups > 1 ? fmt::format(", heads in {}", c.head_groups) : "",
+                  c.tile_tokens > 0 ? fmt::format(", tiles of {}", c.tile_tokens) : ""),
       c.precision == Precision::kBf16 ? "bf16" : "fp32");
 }
 
@@ -89,6 +91,7 @@ StepToPlan step_of(const Case& c, int64_t world_size, const models::ModelRegistr
   what.train.recompute_group = c.recompute;
   what.train.keep_attention = c.keep_attention;
   what.train.attention_head_groups = c.head_groups;
+  what.train.tile_tokens = c.tile_tokens;
   what.train.schedule.warmup_steps = 0;
   what.parallel = c.mesh;
   what.world_size = world_size;
@@ -217,7 +220,9 @@ TEST(PlanStep, OneRank) {
                     {mesh(1, 1, 1, 1), 0, false, kBf16},
                     {mesh(1, 1, 1, 1), 3, false, kBf16},
                     {mesh(1, 1, 1, 1), 0, false, kFp32, 2, true},
-                    {mesh(1, 1, 1, 1), 1, true, kFp32, 6, false, 2}}),
+                    {mesh(1, 1, 1, 1), 1, true, kFp32, 6, false, 2},
+                    {mesh(1, 1, 1, 1), 0, false, kFp32, 6, false, 1, 16},
+                    {mesh(1, 1, 1, 1), 2, false, kBf16, 6, true, 1, 16}}),
             "");
 }
 
@@ -238,6 +243,8 @@ TEST(PlanStep, TwoRanks) {
                     {mesh(1, 1, 1, 2, 0, true)},
                     {mesh(1, 1, 1, 2, 0, true), 2},
                     {mesh(1, 1, 1, 2), 1, false, kBf16},
+                    {mesh(1, 2, 1, 1, 3), 1, false, kFp32, 6, false, 2, 16},
+                    {mesh(1, 1, 1, 2, 0, true), 1, false, kFp32, 6, false, 1, 16},
                     {piped(mesh(1, 1, 1, 1))},
                     {piped(mesh(1, 1, 1, 1), 2)},
                     {piped(mesh(1, 1, 1, 1), 1, true), 2},
@@ -261,6 +268,7 @@ TEST(PlanStep, FourRanks) {
                     {mesh(1, 2, 2, 1, 3), 1, true, kBf16},
                     {mesh(1, 2, 1, 2, 1, true)},
                     {mesh(1, 1, 2, 2, 3)},
+                    {mesh(1, 2, 1, 2, 3, true), 2, false, kBf16, 6, true, 1, 16},
                     {piped(mesh(2, 1, 1, 1, 3)), 1},
                     {piped(mesh(2, 1, 1, 1, 1), 2)},
                     {piped(mesh(1, 2, 1, 1))},

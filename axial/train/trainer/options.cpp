@@ -39,6 +39,7 @@ void TrainOptions::validate() const {
   at_least("threads", threads, 0);
   at_least("recompute_group", recompute_group, 0);
   at_least("attention_head_groups", attention_head_groups, 1);
+  at_least("tile_tokens", tile_tokens, 0);
   AXIAL_CHECK(!keep_attention || recompute_group > 0, "train",
               "keep_attention; expected false without recompute_group, where all is kept");
   AXIAL_CHECK(offload_checkpoints == parallel::OffloadTo::kNone || recompute_group > 0, "train",

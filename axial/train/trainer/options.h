@@ -36,6 +36,7 @@ struct TrainOptions {
   parallel::OffloadTo offload_optimizer = parallel::OffloadTo::kNone;
   std::string offload_folder;
   int64_t attention_head_groups = 1;
+  int64_t tile_tokens = 0;
   int64_t validate_every = 100;
   int64_t validate_rows = 0;
   int64_t checkpoint_every = 100;
@@ -65,6 +66,9 @@ struct TrainOptions {
     v("offload_folder", offload_folder, "of such files, on a fast disk; \"\": the run's folder");
     v("attention_head_groups", attention_head_groups,
       "attention takes its heads in so many groups, one after the other: less memory, more calls");
+    v("tile_tokens", tile_tokens,
+      "token-wise parts of blocks (feed-forward, norms, loss) run over so many positions at a time: less "
+      "memory, more work; weight gradients are summed tile by tile; 0: over all at once");
     v("validate_every", validate_every, "steps between validations; 0: only at the end");
     v("validate_rows", validate_rows, "validation rows used, evenly spread; 0: all");
     v("checkpoint_every", checkpoint_every,

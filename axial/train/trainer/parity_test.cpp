@@ -36,11 +36,13 @@ struct Case {
   MeshOptions mesh;
   int64_t recompute = 1;  ///< of the runs that recompute
   bool keep_attention = false;
+  int64_t tile_tokens = 0;  ///< of all its runs
 };
 
 TrainOptions options_of(const Case& c, Precision precision, bool recomputes, int64_t steps) {
   TrainOptions options = testing::parity_options(precision, recomputes ? c.recompute : 0, steps);
   options.keep_attention = recomputes && c.keep_attention;
+  options.tile_tokens = c.tile_tokens;
   return options;
 }
 
@@ -56,10 +58,11 @@ std::string name_of(const Case& c, const ParityModel& model) {
   if (name.empty()) name = "one rank";
   if (c.mesh.stages_per_rank > 1) name += fmt::format(", {} stages a rank", c.mesh.stages_per_rank);
   if (c.mesh.pipe_schedule == parallel::PipeSchedule::kGPipe) name += ", GPipe";
-  return fmt::format(
-      "{} | {} | {} | {} | {}{}", name, c.mesh.zero, c.mesh.sequence_regions ? "yes" : "no",
-      c.keep_attention ? fmt::format("{}, attention kept", c.recompute) : std::to_string(c.recompute),
-      model.kind, model.mask_file.empty() ? "" : ", mask of a file");
+  return fmt::format("{} | {} | {} | {}{}{} | {}{}", name, c.mesh.zero,
+                     c.mesh.sequence_regions ? "yes" : "no", c.recompute,
+                     c.keep_attention ? ", attention kept" : "",
+                     c.tile_tokens > 0 ? fmt::format(", tiles of {}", c.tile_tokens) : "", model.kind,
+                     model.mask_file.empty() ? "" : ", mask of a file");
 }
 
 // A line of the table, for tools/parity_matrix.
@@ -193,9 +196,11 @@ std::vector<axial::testing::RankOutcome> launch(int64_t size, const std::functio
 TEST(Parity, OneRank) {
   for (const std::string kind : {"untied", "tied"}) {
     const axial::testing::TemporaryFolder own;
-    const Case c{mesh(1, 1, 1, 1), 2};
-    const auto [fp64, fp32] = Runs(c, {kind}, nullptr, own / "runs").compare();
-    report(name_of(c, {kind}), fp64, fp32);
+    for (const Case& c : {Case{mesh(1, 1, 1, 1), 2}, Case{mesh(1, 1, 1, 1), 2, false, 7}}) {
+      const auto folder = own / fmt::format("runs{}", c.tile_tokens);
+      const auto [fp64, fp32] = Runs(c, {kind}, nullptr, folder).compare();
+      report(name_of(c, {kind}), fp64, fp32);
+    }
   }
 }
 
@@ -210,6 +215,8 @@ TEST(Parity, AxesOfTwo) {
                                                   {mesh(1, 1, 2, 1, 1), 2, true},
                                                   {mesh(1, 1, 1, 2)},
                                                   {mesh(1, 1, 1, 2, 0, true), 2, true},
+                                                  {mesh(1, 1, 1, 2, 0, true), 1, false, 7},
+                                                  {mesh(1, 2, 1, 1, 3), 2, false, 4},
                                                   {piped(mesh(1, 1, 1, 1), 2)},
                                                   {piped(mesh(1, 1, 1, 1), 2, 2), 1, true},
                                                   {piped(mesh(1, 1, 1, 1), 2, 1, true), 2}});
@@ -230,7 +237,8 @@ TEST(Parity, AxesOfFourAndPairs) {
                                            {mesh(2, 1, 1, 2, 3, true), 1},
                                            {mesh(1, 2, 2, 1, 3)},
                                            {mesh(1, 2, 1, 2, 1, true)},
-                                           {mesh(1, 1, 2, 2, 3)}},
+                                           {mesh(1, 1, 2, 2, 3)},
+                                           {mesh(1, 2, 1, 2, 1, true), 1, true, 4}},
                                           /*mask_of_file=*/true);
                             })),
             "");

@@ -78,6 +78,7 @@ TrainingStep::TrainingStep(models::Model& model, const TrainOptions& options, at
       scaler_(options.loss_scale, options.precision == Precision::kFp16) {
   runner_.set_sequence(ranks.sequence);
   runner_.set_offload(checkpoints_.get());
+  runner_.set_inference_tiles(options.tile_tokens);
 }
 
 const parallel::StepPlan& TrainingStep::plan_for(int64_t num_micro_batches) {
@@ -88,6 +89,7 @@ const parallel::StepPlan& TrainingStep::plan_for(int64_t num_micro_batches) {
   policy.keep_attention = options_.keep_attention;
   policy.offload_checkpoints = options_.offload_checkpoints;
   policy.head_groups = options_.attention_head_groups;
+  policy.tile_tokens = options_.tile_tokens;
   policy.zero_stage = ranks_.communicator != nullptr ? ranks_.options.zero : 0;
   const parallel::Stages& stages = runner_.stages();
   std::vector<parallel::StepPlan> plans;
