@@ -61,6 +61,13 @@ int64_t slots_of(const Plan& plan, int64_t num_threads) {
   return std::min(plan.units(), std::max<int64_t>(num_threads, 1));
 }
 
+TileBuffers tiles_of(const ForwardBuffers& b, float* base) {
+  return {b.width, b.terms.padded_keys, false, base};
+}
+TileBuffers tiles_of(const BackwardBuffers& b, float* base) {
+  return {b.width, b.terms.padded_keys, true, base};
+}
+
 // Widths that fill tiles well enough, and more queries than a few.
 Status amx_supports(const AttentionInputs& in) {
   constexpr int64_t kLeastWidth = 24, kLeastQueries = 16;
@@ -79,34 +86,43 @@ Status amx_supports(const AttentionInputs& in) {
 
 Status amx_supports_forward(const AttentionForward& params) {
   const Status status = simd_supports_forward(params);
-  return status.ok() ? amx_supports(params.in) : status;
+  if (!status.ok()) return status;
+  if (params.tile_workspace == nullptr) return Status::unsupported("no workspace for matrix tiles");
+  return amx_supports(params.in);
 }
 
 Status amx_supports_backward(const AttentionBackward& params) {
   const Status status = simd_supports_backward(params);
-  return status.ok() ? amx_supports(params.in) : status;
+  if (!status.ok()) return status;
+  if (params.tile_workspace == nullptr) return Status::unsupported("no workspace for matrix tiles");
+  return amx_supports(params.in);
 }
 
 int64_t amx_workspace(const AttentionForward& params) {
+  if (!simd_supports_forward(params).ok() || !amx_supports(params.in).ok()) return 0;
   const Plan plan = plan_forward(params.in);
-  const int64_t floats = ForwardBuffers(params.in, plan, nullptr, true).floats;
-  return slots_of(plan, params.num_threads) * floats * static_cast<int64_t>(sizeof(float));
+  return slots_of(plan, params.num_threads) *
+         tiles_of(ForwardBuffers(params.in, plan, nullptr), nullptr).floats *
+         static_cast<int64_t>(sizeof(float));
 }
 
 int64_t amx_workspace(const AttentionBackward& params) {
+  if (!simd_supports_backward(params).ok() || !amx_supports(params.in).ok()) return 0;
   const Plan plan = plan_backward(params);
-  const int64_t floats = BackwardBuffers(params, plan, nullptr, true).floats;
-  return (BackwardSums(params, plan, nullptr).floats + slots_of(plan, params.num_threads) * floats) *
+  return slots_of(plan, params.num_threads) *
+         tiles_of(BackwardBuffers(params, plan, nullptr), nullptr).floats *
          static_cast<int64_t>(sizeof(float));
 }
 
 #ifdef AXIAL_HAS_AMX
 Status amx_forward(const AttentionForward& params, const ParallelFor& parallel_for) {
   const Plan plan = plan_forward(params.in);
-  const int64_t floats = ForwardBuffers(params.in, plan, nullptr, true).floats;
+  const ForwardBuffers sizes(params.in, plan, nullptr);
+  const int64_t tile_floats = tiles_of(sizes, nullptr).floats;
   for_units(plan.units(), params.num_threads, parallel_for, [&](int64_t unit, int64_t slot) {
-    float* workspace = static_cast<float*>(params.workspace) + slot * floats;
-    N_AVX3::amx_forward_unit(params, plan, unit, ForwardBuffers(params.in, plan, workspace, true));
+    ForwardBuffers buffers(params.in, plan, static_cast<float*>(params.workspace) + slot * sizes.floats);
+    buffers.tiles = tiles_of(buffers, static_cast<float*>(params.tile_workspace) + slot * tile_floats);
+    N_AVX3::amx_forward_unit(params, plan, unit, buffers);
   });
   return {};
 }
@@ -115,10 +131,12 @@ Status amx_backward(const AttentionBackward& params, const ParallelFor& parallel
   const Plan plan = plan_backward(params);
   const BackwardSums sums(params, plan, static_cast<float*>(params.workspace));
   float* threads = static_cast<float*>(params.workspace) + sums.floats;
-  const int64_t floats = BackwardBuffers(params, plan, nullptr, true).floats;
+  const BackwardBuffers sizes(params, plan, nullptr);
+  const int64_t tile_floats = tiles_of(sizes, nullptr).floats;
   clear_sums(params, plan, sums, parallel_for);
   for_units(plan.units(), params.num_threads, parallel_for, [&](int64_t unit, int64_t slot) {
-    const BackwardBuffers buffers(params, plan, threads + slot * floats, true);
+    BackwardBuffers buffers(params, plan, threads + slot * sizes.floats);
+    buffers.tiles = tiles_of(buffers, static_cast<float*>(params.tile_workspace) + slot * tile_floats);
     N_AVX3::amx_backward_unit(params, plan, unit, buffers, sums);
   });
   finish_sums(params, plan, sums, parallel_for);

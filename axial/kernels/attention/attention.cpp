@@ -84,16 +84,20 @@ std::span<const Implementation<AttentionBackward>> attention_backward_table() { 
 
 int64_t workspace_bytes(const AttentionForward& params) {
   if (attention::few_supports(params).ok()) return attention::few_workspace(params);
-  if (attention::amx_supports_forward(params).ok()) return attention::amx_workspace(params);
   return attention::simd_supports_forward(params).ok() ? attention::simd_workspace(params)
                                                        : attention::reference_workspace(params);
 }
 
 int64_t workspace_bytes(const AttentionBackward& params) {
-  if (attention::amx_supports_backward(params).ok()) return attention::amx_workspace(params);
   return attention::simd_supports_backward(params).ok() ? attention::simd_workspace(params)
                                                         : attention::reference_workspace(params);
 }
+
+int64_t tile_workspace_bytes(const AttentionForward& params) {
+  return attention::few_supports(params).ok() ? 0 : attention::amx_workspace(params);
+}
+
+int64_t tile_workspace_bytes(const AttentionBackward& params) { return attention::amx_workspace(params); }
 
 Status attention_forward(const AttentionForward& params, const ParallelFor& parallel_for) {
   if (Status checked = check(params.in); !checked.ok()) return checked;

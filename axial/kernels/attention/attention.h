@@ -97,6 +97,7 @@ struct AttentionForward {
   void* statistics = nullptr;  ///< or null
   int64_t num_threads = 1;     ///< pieces that run at once; the workspace grows with it, the result does not
   void* workspace = nullptr;   ///< workspace_bytes(params), aligned to 64
+  void* tile_workspace = nullptr;  ///< tile_workspace_bytes(params), likewise; null: no matrix tiles are used
 };
 
 /// Gradients, each null where it is not wanted. `out` and `statistics` may be those of a merge: the result is
@@ -112,6 +113,7 @@ struct AttentionBackward {
   AttentionBias dbias[2];      ///< strides 0 where it sums; every element is written
   int64_t num_threads = 1;
   void* workspace = nullptr;
+  void* tile_workspace = nullptr;
 };
 
 /// Forward: per thread one head's packed K and V and stripes of bias, O((I_s + D) * J).
@@ -120,6 +122,11 @@ struct AttentionBackward {
 /// it. Never proportional to X * I * J.
 int64_t workspace_bytes(const AttentionForward& params);
 int64_t workspace_bytes(const AttentionBackward& params);
+
+/// What the matrix tiles of this CPU take besides, per thread O(D * J); 0 where it has none or they do not
+/// suit. Apart from workspace_bytes, which is the same on every machine.
+int64_t tile_workspace_bytes(const AttentionForward& params);
+int64_t tile_workspace_bytes(const AttentionBackward& params);
 
 /// Run the first implementation that accepts. Sums are fp32 (fp64 for fp64), equal to the bit for any
 /// num_threads and any ParallelFor. Empty queries, keys or leading dims are fine; width 0 is refused.

@@ -20,14 +20,17 @@ Buffer workspace_of(const Implementation<Params>& impl, const Params& params) {
   int64_t bytes = 0;
   if (impl.name == std::string("reference")) {
     bytes = attention::reference_workspace(params);
-  } else if (impl.name == std::string("simd")) {
+  } else if (impl.name == std::string("simd") || impl.name == std::string("amx")) {
     bytes = attention::simd_workspace(params);
-  } else if (impl.name == std::string("amx")) {
-    bytes = attention::amx_workspace(params);
   } else if constexpr (std::is_same_v<Params, AttentionForward>) {
     bytes = attention::few_workspace(params);
   }
   return {DType::kF32, (bytes + 3) / 4};
+}
+
+template <class Params>
+Buffer tile_workspace_of(const Params& params) {
+  return {DType::kF32, tile_workspace_bytes(params) / 4 + 1};
 }
 
 const Implementation<AttentionForward>& forward_named(const std::string& name) {
@@ -51,8 +54,11 @@ Forward run_forward(const Implementation<AttentionForward>& impl, AttentionCase 
   params.num_threads = threads;
   Buffer workspace = workspace_of(impl, params);
   params.workspace = workspace.data();
+  Buffer tile_workspace = tile_workspace_of(params);
+  params.tile_workspace = tile_workspace.data();
   EXPECT_TRUE(impl.run(params, parallel_for).ok());
-  EXPECT_TRUE(result.out.guards_intact() && result.statistics.guards_intact() && workspace.guards_intact());
+  EXPECT_TRUE(result.out.guards_intact() && result.statistics.guards_intact() && workspace.guards_intact() &&
+              tile_workspace.guards_intact());
   return result;
 }
 
@@ -61,6 +67,7 @@ std::vector<const Implementation<AttentionForward>*> forwards_of(AttentionCase c
   std::vector<const Implementation<AttentionForward>*> found;
   AttentionForward params;
   params.in = c.inputs();
+  params.tile_workspace = &found;  // any: it is not read
   for (const auto& impl : attention_forward_table().first(attention_forward_table().size() - 1)) {
     if (impl.supports(params).ok()) found.push_back(&impl);
   }
@@ -73,6 +80,7 @@ std::vector<const Implementation<AttentionBackward>*> backwards_of(AttentionCase
   std::vector<const Implementation<AttentionBackward>*> found;
   AttentionBackward params;
   params.in = c.inputs();
+  params.tile_workspace = &found;
   for (const auto& impl : attention_backward_table().first(attention_backward_table().size() - 1)) {
     if (impl.supports(params).ok()) found.push_back(&impl);
   }
@@ -106,9 +114,12 @@ Backward run_backward(const Implementation<AttentionBackward>& impl, AttentionCa
   params.num_threads = threads;
   Buffer workspace = workspace_of(impl, params);
   params.workspace = workspace.data();
+  Buffer tile_workspace = tile_workspace_of(params);
+  params.tile_workspace = tile_workspace.data();
   EXPECT_TRUE(impl.supports(params).ok());
   EXPECT_TRUE(impl.run(params, parallel_for).ok());
-  for (Buffer* b : {&result.dq, &result.dk, &result.dv, &result.dbias[0], &result.dbias[1], &workspace}) {
+  for (Buffer* b : {&result.dq, &result.dk, &result.dv, &result.dbias[0], &result.dbias[1], &workspace,
+                    &tile_workspace}) {
     EXPECT_TRUE(b->guards_intact());
   }
   return result;

@@ -27,37 +27,38 @@ constexpr int64_t kTile = 256;  // words
 
 uint32_t* words(Pieces& pieces, int64_t count) { return reinterpret_cast<uint32_t*>(pieces.take(count)); }
 
-TileBuffers tiles_of(int64_t width, int64_t padded_keys, bool backward, Pieces& pieces) {
-  TileBuffers t;
-  t.steps = ceil_div(width, 32);
-  t.panels = ceil_div(width, 16);
-  t.row_step = padded_keys * 16;
-  const int64_t columns = padded_keys / 32 * t.panels * kTile;
-  t.k_rows = words(pieces, t.steps * t.row_step);
-  t.q = words(pieces, t.steps * 2 * kTile);
-  t.turned = pieces.take(t.panels * 16 * kMaxTile);
-  t.weights = words(pieces, (backward ? 4 : 8) * kTile);
-  if (!backward) {
-    t.v_columns = words(pieces, columns);
-    return t;
-  }
-  t.v_rows = words(pieces, t.steps * t.row_step);
-  t.k_columns = words(pieces, columns);
-  t.dout = words(pieces, t.steps * 2 * kTile);
-  t.q_rows = words(pieces, t.panels * kTile);
-  t.dout_rows = words(pieces, t.panels * kTile);
-  t.ds = words(pieces, 4 * kTile);
-  t.ds_turned = words(pieces, 4 * kTile);
-  t.dq = pieces.take(t.panels * 16 * kMaxTile);
-  t.dk = pieces.take(padded_keys * t.panels * 16);
-  t.dv = pieces.take(padded_keys * t.panels * 16);
-  t.pending = reinterpret_cast<int32_t*>(pieces.take(1 + padded_keys / 32));
-  return t;
-}
-
 }  // namespace
 
-ForwardBuffers::ForwardBuffers(const AttentionInputs& in, const Plan& plan, float* base, bool with_tiles)
+TileBuffers::TileBuffers(int64_t width, int64_t padded_keys, bool backward, float* base) {
+  Pieces pieces(base);
+  steps = ceil_div(width, 32);
+  panels = ceil_div(width, 16);
+  row_step = padded_keys * 16;
+  const int64_t columns = padded_keys / 32 * panels * kTile;
+  k_rows = words(pieces, steps * row_step);
+  q = words(pieces, steps * 2 * kTile);
+  turned = pieces.take(panels * 16 * kMaxTile);
+  weights = words(pieces, (backward ? 4 : 8) * kTile);
+  if (!backward) {
+    v_columns = words(pieces, columns);
+    floats = pieces.used();
+    return;
+  }
+  v_rows = words(pieces, steps * row_step);
+  k_columns = words(pieces, columns);
+  dout = words(pieces, steps * 2 * kTile);
+  q_rows = words(pieces, panels * kTile);
+  dout_rows = words(pieces, panels * kTile);
+  ds = words(pieces, 4 * kTile);
+  ds_turned = words(pieces, 4 * kTile);
+  dq = pieces.take(panels * 16 * kMaxTile);
+  dk = pieces.take(padded_keys * panels * 16);
+  dv = pieces.take(padded_keys * panels * 16);
+  pending = reinterpret_cast<int32_t*>(pieces.take(1 + padded_keys / 32));
+  floats = pieces.used();
+}
+
+ForwardBuffers::ForwardBuffers(const AttentionInputs& in, const Plan& plan, float* base)
     : width(round_up(in.sizes.width, kWidthStep)),
       streamed(plan.streamed),
       pieces(base),
@@ -68,11 +69,9 @@ ForwardBuffers::ForwardBuffers(const AttentionInputs& in, const Plan& plan, floa
       scores(pieces.take(kForwardKeys * kMaxTile)),
       rows(pieces.take(width * kMaxTile)),
       terms(in, plan, kForwardKeys, pieces),
-      tiles(with_tiles ? tiles_of(width, terms.padded_keys, false, pieces) : TileBuffers{}),
       floats(pieces.used()) {}
 
-BackwardBuffers::BackwardBuffers(const AttentionBackward& params, const Plan& plan, float* base,
-                                 bool with_tiles)
+BackwardBuffers::BackwardBuffers(const AttentionBackward& params, const Plan& plan, float* base)
     : width(round_up(params.in.sizes.width, kWidthStep)),
       pitch(round_up(width, kPitchStep)),
       streamed(plan.streamed),
@@ -99,7 +98,6 @@ BackwardBuffers::BackwardBuffers(const AttentionBackward& params, const Plan& pl
       dblock = pieces.take(kBackwardKeys * kMaxTile);
     if (kind == BiasKind::kKey && !dkey) dkey = pieces.take(terms.padded_keys * kMaxTile);
   }
-  if (with_tiles) tiles = tiles_of(width, terms.padded_keys, true, pieces);
   floats = pieces.used();
 }
 

@@ -38,6 +38,9 @@ struct TermBuffers {
 /// What matrix tiles read: pairs of bfloat16 in words (amx_inl.h). S steps of 32 columns, T panels of 16
 /// columns, B blocks of 32 keys. P and dS have two parts, one behind the other.
 struct TileBuffers {
+  TileBuffers() = default;
+  /// With a null base only `floats` counts.
+  TileBuffers(int64_t width, int64_t padded_keys, bool backward, float* base);
   int64_t steps = 0, panels = 0;                        ///< S, T; 0: the products are not those of tiles
   uint32_t *k_rows = nullptr, *v_rows = nullptr;        ///< [S, Jp, 16]
   uint32_t *k_columns = nullptr, *v_columns = nullptr;  ///< [B, T, 16, 16] turned: rows are columns
@@ -49,10 +52,11 @@ struct TileBuffers {
   float *dq = nullptr, *dk = nullptr, *dv = nullptr;  ///< [16 T, Q], [Jp, pitch]: sums that are short
   int32_t* pending = nullptr;  ///< [1 + B] blocks that dq, and the blocks of dk and dv, hold
   int64_t row_step = 0;        ///< words between steps of k_rows and v_rows
+  int64_t floats = 0;
 };
 
 struct ForwardBuffers {
-  ForwardBuffers(const AttentionInputs& in, const Plan& plan, float* base, bool with_tiles = false);
+  ForwardBuffers(const AttentionInputs& in, const Plan& plan, float* base);
   int64_t width = 0;  ///< D padded
   bool streamed = false;
   Pieces pieces;
@@ -61,12 +65,12 @@ struct ForwardBuffers {
   float* scores;   ///< [key_block, Q]
   float* rows;     ///< [Q, width]
   TermBuffers terms;
-  TileBuffers tiles;
+  TileBuffers tiles;  ///< of amx.cpp, in a workspace of their own
   int64_t floats = 0;
 };
 
 struct BackwardBuffers {
-  BackwardBuffers(const AttentionBackward& params, const Plan& plan, float* base, bool with_tiles = false);
+  BackwardBuffers(const AttentionBackward& params, const Plan& plan, float* base);
   int64_t width = 0;  ///< D padded
   int64_t pitch = 0;  ///< D padded to whole vectors
   bool streamed = false;

@@ -103,7 +103,7 @@ HWY_INLINE void score_any(const ForwardBuffers& b, const QueryTile& tile, const 
 }
 
 HWY_INLINE void write_tile(const AttentionForward& p, const Head& head, const QueryTile& tile,
-                       const Softmax& state, const ForwardBuffers& b) {
+                           const Softmax& state, const ForwardBuffers& b) {
   const FloatTag d;
   const int64_t width = b.width;
   for (int v = 0; v < kVectors; ++v) {
@@ -163,7 +163,7 @@ void forward_tile(const AttentionForward& p, const Head& head, const QueryTile& 
 
 // What the walk's next place will read, spread over the blocks of this one.
 HWY_INLINE Upcoming upcoming_of(const AttentionForward& p, const Plan& plan, int64_t own, int64_t walk,
-                            int64_t split, const Interval& queries) {
+                                int64_t split, const Interval& queries) {
   const AttentionSizes& s = p.in.sizes;
   const int64_t rows = queries.end - queries.begin;
   Upcoming upcoming(plan.group * attention::ceil_div(rows, kQueries) *

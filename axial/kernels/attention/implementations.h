@@ -32,6 +32,7 @@ Status amx_supports_forward(const AttentionForward& params);
 Status amx_supports_backward(const AttentionBackward& params);
 Status amx_forward(const AttentionForward& params, const ParallelFor& parallel_for);
 Status amx_backward(const AttentionBackward& params, const ParallelFor& parallel_for);
+/// tile_workspace_bytes: besides that of simd.
 int64_t amx_workspace(const AttentionForward& params);
 int64_t amx_workspace(const AttentionBackward& params);
 

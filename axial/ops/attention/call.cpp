@@ -6,6 +6,7 @@
 
 #include "axial/ops/common/flop_count.h"
 #include "axial/ops/common/kernel_call.h"
+#include "axial/ops/common/memory_count.h"
 
 namespace axial::ops::detail {
 namespace {
@@ -83,6 +84,21 @@ AttentionPattern pattern_of(const PatternTensors& tensors, at::IntArrayRef numbe
   return p;
 }
 
+namespace {
+
+// Of matrix tiles, which some CPUs have: no part of a step's count, as what BLAS takes is none (ops/linear).
+template <class Params>
+Tensor tile_workspace(Params& params, const Tensor& q) {
+  const MemoryPause scratch;
+  const int64_t bytes = kernels::tile_workspace_bytes(params);
+  if (bytes == 0) return {};
+  Tensor space = workspace(bytes, q);
+  params.tile_workspace = space.mutable_data_ptr();
+  return space;
+}
+
+}  // namespace
+
 std::tuple<Tensor, Tensor> run_forward(const AttentionArguments& args, at::ScalarType out_dtype,
                                        bool statistics) {
   check_attention(args);
@@ -107,6 +123,7 @@ std::tuple<Tensor, Tensor> run_forward(const AttentionArguments& args, at::Scala
   if (statistics) params.statistics = q.is_meta() ? static_cast<void*>(&params) : rows.mutable_data_ptr();
   const Tensor space = workspace(kernels::workspace_bytes(params), q);
   if (q.is_meta()) return {out, rows};
+  const Tensor tiles = tile_workspace(params, q);
   params.workspace = space.mutable_data_ptr();
   throw_if_failed(kernels::attention_forward(params, torch_parallel_for()), kOp);
   return {out, rows};
@@ -143,6 +160,7 @@ Gradients run_backward(const AttentionArguments& args, const BackwardArguments& 
   params.num_threads = at::get_num_threads();
   const Tensor space = workspace(kernels::workspace_bytes(params), q);
   if (q.is_meta()) return {dq, dk, dv, db1, db2};
+  const Tensor tiles = tile_workspace(params, q);
   params.statistics = from.statistics.const_data_ptr();
   params.workspace = space.mutable_data_ptr();
   throw_if_failed(kernels::attention_backward(params, torch_parallel_for()), kOp);
