@@ -95,6 +95,24 @@ def test_advice_is_what_the_plan_with_it_says(plan, tmp_path):
     assert tight["spare_bytes"] + best["saved_bytes"] == best["spare_bytes"]
 
 
+def test_what_leaves_the_device_is_memory_of_the_host_which_has_an_end(plan, tmp_path):
+    resident = plan()[1]["roles"][0]
+    offload = ["--set", "train.offload_optimizer=host"]
+    done, made = plan(*offload)
+    (role,) = made["roles"]
+    moments = resident["at_peak"]["optimizer"]  # fp32: two moments a parameter
+    assert moments > 0 and role["at_peak"]["optimizer"] == 0 and resident["host_bytes"] == 0
+    assert role["file_bytes"] == 0 and moments <= role["host_bytes"] < moments + 4096 * 200  # whole pages
+    assert "memory of the host" in done.stdout
+    small = device(tmp_path, 1 << 33)
+    small.write_text(small.read_text() + f"host: {role['host_bytes'] - 1}\n")
+    done, made = plan("--device", small, *offload, code=3)
+    assert not made["fits"] and made["spare_bytes"] == -1
+    assert "1 B of the host's" in done.stdout
+    done, made = plan("--set", "train.offload_optimizer=file", "--set", f"train.offload_folder={tmp_path}")
+    assert made["roles"][0]["file_bytes"] >= moments and made["roles"][0]["host_bytes"] == 0
+
+
 def test_operations_and_time_are_told(plan):
     done, made = plan("--device", "h200")
     tokens, products = 4 * 128, 2 * (4 * 32 * 32 + 2 * 32 * 64) + 69 * 32

@@ -68,9 +68,6 @@ struct MemoryPolicy {
   /// Stage 2 and 3 reduce after every micro-batch; 3 gathers a group's values before each use, one group
   /// ahead, and releases them after it.
   int64_t zero_stage = 0;
-  /// Where the border tensors of recomputed groups are between forward and recompute; fetched one computation
-  /// ahead. On the device are those of two groups, and of the two that are on their way.
-  OffloadTo offload_checkpoints = OffloadTo::kNone;
   /// Recomputed groups keep what attention gave, [tokens, heads, width] and row statistics of each block, so
   /// that none is computed twice.
   bool keep_attention = false;
@@ -81,6 +78,9 @@ struct MemoryPolicy {
   /// graph of all: what they hold beside their inputs and results is of one tile. Gradients of parameters are
   /// summed tile by tile. 0: over all at once.
   int64_t tile_tokens = 0;
+  /// Where the border tensors of recomputed groups are between forward and recompute; fetched one computation
+  /// ahead. On the device are those of two groups, and of the two that are on their way.
+  OffloadTo offload_checkpoints = OffloadTo::kNone;
 };
 
 /// The part of this rank of `pipe` in a training step over `num_micro_batches`, in the order of `schedule`;

@@ -115,10 +115,20 @@ const PlannedRanks& Plan::largest() const {
 }
 
 bool Plan::fits() const {
-  return std::all_of(roles.begin(), roles.end(), [](const PlannedRanks& r) { return r.reserved.fits; });
+  return host_spare_bytes() >= 0 &&
+         std::all_of(roles.begin(), roles.end(), [](const PlannedRanks& r) { return r.reserved.fits; });
 }
 
-int64_t Plan::spare_bytes() const { return device.memory - largest().needed_bytes(); }
+int64_t Plan::spare_bytes() const {
+  const int64_t spare = device.memory - largest().needed_bytes();
+  return std::min(spare, host_spare_bytes() < 0 ? host_spare_bytes() : spare);
+}
+
+int64_t Plan::host_spare_bytes() const {
+  int64_t most = 0;
+  for (const PlannedRanks& r : roles) most = std::max(most, r.step.offloaded.host.peak);
+  return device.host > 0 ? device.host - most : 0;
+}
 
 int64_t largest_that_fits(int64_t unit, int64_t most, const std::function<bool(int64_t)>& fits) {
   AXIAL_CHECK(unit >= 1 && most >= unit, "plan", "unit and limit; expected 1 <= unit <= limit, got {} and {}",

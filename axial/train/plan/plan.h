@@ -53,9 +53,11 @@ struct Plan {
   /// The role that needs most.
   const PlannedRanks& largest() const;
   bool fits() const;
-  /// Bytes of the device that the largest role leaves; negative: that it lacks. When the device is full
-  /// before a step ends, what all of the step would have taken without a limit.
+  /// Bytes of the device that the largest role leaves; negative: that it, or else the host, lacks. When the
+  /// device is full before a step ends, what all of the step would have taken without a limit.
   int64_t spare_bytes() const;
+  /// Likewise of the device's share of the host; 0 where that is not known.
+  int64_t host_spare_bytes() const;
 };
 
 /// The step of a recipe's run; all must outlive it.

@@ -151,6 +151,7 @@ void run_training(const StepToPlan& what, models::Model& model, const ops::Memor
     batches.push_back(planned_rows(what, layout, rows));
   }
   step.run(batches, 0);
+  plan.offloaded = step.offloaded();
   counting.finish();
 }
 

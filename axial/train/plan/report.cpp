@@ -60,6 +60,16 @@ std::string memory_table(const Plan& plan) {
   row("context, communicators", [](const PlannedRanks& r) { return r.outside_bytes; });
   table.add_rule();
   row("needed", [](const PlannedRanks& r) { return r.needed_bytes(); });
+  const auto any = [&](parallel::SpaceBytes parallel::OffloadBytes::*space) {
+    return std::any_of(plan.roles.begin(), plan.roles.end(),
+                       [&](const PlannedRanks& r) { return (r.step.offloaded.*space).peak > 0; });
+  };
+  if (any(&parallel::OffloadBytes::host)) {
+    row("memory of the host", [](const PlannedRanks& r) { return r.step.offloaded.host.peak; });
+  }
+  if (any(&parallel::OffloadBytes::file)) {
+    row("files", [](const PlannedRanks& r) { return r.step.offloaded.file.peak; });
+  }
   return table.render();
 }
 
@@ -138,11 +148,25 @@ json to_json(const PlannedRanks& ranks) {
           {"reserved_bytes", ranks.reserved.peak_reserved},
           {"outside_bytes", ranks.outside_bytes},
           {"needed_bytes", ranks.needed_bytes()},
+          {"host_bytes", ranks.step.offloaded.host.peak},
+          {"file_bytes", ranks.step.offloaded.file.peak},
           {"fits", ranks.reserved.fits},
           {"flops", flops_json(ranks.step.flops)},
           {"recomputed_flops", flops_json(ranks.step.recomputed)},
           {"allocated_bytes", ranks.step.allocated_bytes},
           {"traffic", traffic}};
+}
+
+std::string verdict_text(const Plan& plan) {
+  const int64_t spare = plan.spare_bytes(), memory = plan.device.memory;
+  if (plan.fits()) return fmt::format("fits: {} of {} are left\n", human_bytes(spare), human_bytes(memory));
+  if (plan.host_spare_bytes() < 0 && spare == plan.host_spare_bytes()) {
+    return fmt::format("does not fit: {} of the host's {} for each device are missing\n", human_bytes(-spare),
+                       human_bytes(plan.device.host));
+  }
+  return fmt::format("does not fit: {} of {} are missing on rank {}\n",
+                     human_bytes(std::max<int64_t>(-spare, 0)), human_bytes(memory),
+                     plan.largest().step.ranks.front());
 }
 
 }  // namespace
@@ -162,13 +186,7 @@ std::string to_text(const Plan& plan, const EstimateAssumptions& assumptions) {
         fmt::format("sent by rank {} in a step\n\n{}\n", largest.step.ranks.front(), traffic_table(largest));
   }
   text += flops_text(plan) + estimate_text(plan, assumptions) + "\n";
-  const int64_t spare = plan.spare_bytes();
-  text += plan.fits()
-              ? fmt::format("fits: {} of {} are left\n", human_bytes(spare), human_bytes(plan.device.memory))
-              : fmt::format("does not fit: {} of {} are missing on rank {}\n",
-                            human_bytes(std::max<int64_t>(-spare, 0)), human_bytes(plan.device.memory),
-                            largest.step.ranks.front());
-  return text;
+  return text + verdict_text(plan);
 }
 
 std::string to_picture(const Plan& plan) {

@@ -15,6 +15,17 @@ namespace {
 
 using Values = std::function<std::vector<int64_t>(const RunRecipe&)>;
 
+template <class T>
+std::string text_of(int64_t value) {
+  if constexpr (std::is_same_v<T, bool>) return value != 0 ? "true" : "false";
+  if constexpr (std::is_enum_v<T>) {
+    for (const auto& [name, choice] : recipe::EnumNames<T>::names) {
+      if (choice == static_cast<T>(value)) return std::string(name);
+    }
+  }
+  return fmt::format("{}", value);
+}
+
 template <class Section, class T>
 Switch entry(std::string key, Section RunRecipe::*section, T Section::*field, Values values,
              bool swept = true) {
@@ -22,7 +33,7 @@ Switch entry(std::string key, Section RunRecipe::*section, T Section::*field, Va
           std::move(values),
           [=](const RunRecipe& r) { return static_cast<int64_t>(r.*section.*field); },
           [=](RunRecipe& r, int64_t value) { r.*section.*field = static_cast<T>(value); },
-          std::is_same_v<T, bool>,
+          text_of<T>,
           swept};
 }
 
@@ -77,21 +88,25 @@ std::vector<int64_t> rows_at_a_time(const RunRecipe& r) {
 
 }  // namespace
 
-std::string Switch::with(int64_t value) const {
-  return is_flag ? fmt::format("{}={}", key, value != 0) : fmt::format("{}={}", key, value);
-}
-
 std::vector<Switch> memory_switches() {
   constexpr auto kTrain = &RunRecipe::train;
   constexpr auto kParallel = &RunRecipe::parallel;
   using Train = TrainOptions;
   using Mesh = parallel::MeshOptions;
+  constexpr auto kStays = static_cast<int64_t>(parallel::OffloadTo::kNone);
+  constexpr auto kHost = static_cast<int64_t>(parallel::OffloadTo::kHost);
   return {
       entry("train.recompute_group", kTrain, &Train::recompute_group, always({0, 1})),
+      entry("train.tile_tokens", kTrain, &Train::tile_tokens, always({0, 8192})),
       entry("train.keep_attention", kTrain, &Train::keep_attention, where(recomputes, {1, 0})),
       entry("parallel.zero", kParallel, &Mesh::zero, where(shares_parameters, {0, 1, 2, 3})),
       entry("train.attention_head_groups", kTrain, &Train::attention_head_groups, groups_of_heads),
       entry("parallel.sequence_regions", kParallel, &Mesh::sequence_regions, where(cuts_tensors, {0, 1})),
+      entry("train.offload_checkpoints", kTrain, &Train::offload_checkpoints,
+            where(recomputes, {kStays, kHost}),
+            /*swept=*/false),
+      entry("train.offload_optimizer", kTrain, &Train::offload_optimizer, always({kStays, kHost}),
+            /*swept=*/false),
       entry("train.micro_batch", kTrain, &Train::micro_batch, rows_at_a_time, /*swept=*/false),
   };
 }

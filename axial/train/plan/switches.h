@@ -20,11 +20,11 @@ struct Switch {
   std::function<std::vector<int64_t>(const RunRecipe&)> values;
   std::function<int64_t(const RunRecipe&)> get;
   std::function<void(RunRecipe&, int64_t)> set;
-  bool is_flag = false;  ///< 0 and 1 are false and true
-  bool swept = true;     ///< false: a sweep leaves it as the recipe says
+  std::function<std::string(int64_t)> text;  ///< a value as recipes write it
+  bool swept = true;                         ///< false: a sweep leaves it as the recipe says
 
   /// "train.recompute_group=1", as --set takes it.
-  std::string with(int64_t value) const;
+  std::string with(int64_t value) const { return key + "=" + text(value); }
 };
 
 /// All of them, those that cost most time first. Another policy is one more line.
