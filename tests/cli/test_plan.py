@@ -110,7 +110,7 @@ def test_what_leaves_the_device_is_memory_of_the_host_which_has_an_end(plan, tmp
     assert not made["fits"] and made["spare_bytes"] == -1
     assert "1 B of the host's" in done.stdout
     done, made = plan("--set", "train.offload_optimizer=file", "--set", f"train.offload_folder={tmp_path}")
-    assert made["roles"][0]["file_bytes"] >= moments and made["roles"][0]["host_bytes"] == 0
+    assert made["roles"][0]["file_bytes"] >= moments
 
 
 def test_operations_and_time_are_told(plan):

@@ -50,10 +50,11 @@ void run(const fs::path& folder, const ModelEntry& entry, const Model& model, co
                          {"sample_ids", at::arange(rows, at::kLong)},
                          {"row_positions", at::arange(length, at::kLong)}};
   for (const auto& block : model.trunk) {
-    for (auto& [name, tensor] : block.forward(stream, {})) stream[name] = tensor;
+    for (auto& [name, tensor] : axial::parallel::run_block(block, stream, {})) stream[name] = tensor;
   }
-  NamedList outputs = {{"logits", model.heads.at("logits").forward(stream, {}).at("logits").detach()}};
-  const at::Tensor loss = model.heads.at("loss").forward(stream, {}).at("loss_sum");
+  NamedList outputs = {
+      {"logits", axial::parallel::run_block(model.heads.at("logits"), stream, {}).at("logits").detach()}};
+  const at::Tensor loss = axial::parallel::run_block(model.heads.at("loss"), stream, {}).at("loss_sum");
   loss.backward();
   outputs.emplace_back("loss_sum", loss.detach());
 
