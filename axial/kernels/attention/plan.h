@@ -20,7 +20,7 @@ inline constexpr int64_t kBackwardKeys = 32;
 inline constexpr int64_t kWidthStep = 8;   ///< padding of D where it counts rows of a register block
 inline constexpr int64_t kPitchStep = 16;  ///< where it lies in lanes
 inline constexpr int64_t kMaxSplits = 8;
-inline constexpr int64_t kStreamBytes = int64_t{16}
+inline constexpr int64_t kStreamBytes = int64_t{4}
                                         << 20;  ///< results above would push all else out of caches
 inline constexpr int kPositionBits =
     20;  ///< of the low part of a position, exact in fp32 as is the high part
