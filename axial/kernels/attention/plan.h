@@ -27,8 +27,8 @@ inline constexpr int kPositionBits =
 inline constexpr float kPositionStep = 1 << kPositionBits;
 inline constexpr int kMaxDims = kMaxLeading + 1;
 
-inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-inline int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
+constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+constexpr int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
 /// What a bias, or its gradient, varies over within one head of one leading element.
 enum class BiasKind { kNone, kDense, kKey, kQuery };
@@ -39,20 +39,20 @@ struct Place {
   int64_t kv_head = 0;
 };
 
-inline int64_t leading_offset(const int64_t* strides, const Place& place, int num_leading) {
+constexpr int64_t leading_offset(const int64_t* strides, const Place& place, int num_leading) {
   int64_t at = 0;
   for (int i = 0; i < num_leading; ++i) at += place.leading[i] * strides[i];
   return at;
 }
 
-inline int64_t leading_count(const AttentionSizes& sizes) {
+constexpr int64_t leading_count(const AttentionSizes& sizes) {
   int64_t count = 1;
   for (int i = 0; i < sizes.num_leading; ++i) count *= sizes.leading[i];
   return count;
 }
 
 /// The leading element number `x`.
-inline Place place_of(const AttentionSizes& sizes, int64_t x) {
+constexpr Place place_of(const AttentionSizes& sizes, int64_t x) {
   Place place;
   for (int i = sizes.num_leading - 1; i >= 0; --i) {
     place.leading[i] = x % sizes.leading[i];
