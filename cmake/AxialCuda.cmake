@@ -25,6 +25,8 @@ function(_axial_cuda layer)
   target_link_libraries(${target} PRIVATE axial_flags)
   # fmt 9 turns constexpr off under nvcc and then calls itself from constexpr code.
   target_compile_definitions(${target} PRIVATE FMT_USE_CONSTEXPR=1 FMT_CONSTEVAL=)
-  target_compile_options(${target} PRIVATE -Xptxas -v --Werror all-warnings)
+  # constexpr functions are called on devices too; a kernel that spills registers does not compile.
+  target_compile_options(${target} PRIVATE --expt-relaxed-constexpr
+    "SHELL:-Xptxas -v,--warn-on-spills,--warning-as-error" "SHELL:--Werror all-warnings")
   add_dependencies(axial_cuda_objects ${target})
 endfunction()

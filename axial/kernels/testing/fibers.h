@@ -3,9 +3,9 @@
 // emulated block. For tests of kernels only.
 #pragma once
 
-#include <setjmp.h>
 #include <ucontext.h>
 
+#include <csetjmp>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -92,6 +92,7 @@ class Fibers {
 
   // makecontext passes ints alone.
   static void enter_body(unsigned high, unsigned low) {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): it came as one
     auto* self = reinterpret_cast<Fibers*>(static_cast<uintptr_t>(high) << 32 | low);
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(nullptr, &self->main_stack_, &self->main_size_);
