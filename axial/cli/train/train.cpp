@@ -162,7 +162,8 @@ int train_on(parallel::World& world, const Arguments& arguments) {
   train::TrainerInputs inputs;
   inputs.model =
       train::build_model(recipe, models::all_models(), *data::make_tokenizer(recipe.data.tokenizer));
-  models::parallelize(inputs.model, models::all_models(), ranks->mesh(), recipe.parallel);
+  models::parallelize(inputs.model, models::all_models(), ranks->mesh(), recipe.parallel,
+                      recipe.train.sharded_row_length(recipe.data.sequence_length));
   const auto sequence = parallel::SequenceLayout::over(ranks->mesh(), recipe.data.sequence_length);
   inputs.ranks = {ranks.get(), recipe.parallel, sequence};
   const models::ModelRegistry registry = models::all_models();

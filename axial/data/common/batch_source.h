@@ -20,7 +20,7 @@ namespace axial::data {
 ///   sample_ids [B] int64      global sample id of the row: unique over a run
 ///   row_positions [L] int64   place in the row, what dropout is keyed by
 ///   record_starts [B, A] int64  place in the row where each position's record or padding begins
-/// parallel::SequenceLayout makes them.
+/// and later_records [R] int64: parallel::SequenceLayout makes them, and says what they are.
 struct Batch {
   parallel::NamedTensors tensors;
   double weight = 0;                      ///< number of labels that count

@@ -21,9 +21,9 @@ std::vector<std::vector<std::string>> names_of_blocks(const Model& model) {
 }  // namespace
 
 void parallelize(Model& model, const ModelRegistry& registry, const parallel::Mesh& mesh,
-                 const parallel::MeshOptions& options) {
+                 const parallel::MeshOptions& options, int64_t row_length) {
   registry.at(model.type)
-      .parallelize(model, mesh, {options.sequence_regions, options.replicate_vocabulary_below});
+      .parallelize(model, mesh, {options.sequence_regions, options.replicate_vocabulary_below, row_length});
   const int64_t degree = parallel::pipe_degree(mesh);
   if (degree == 1) return;
   AXIAL_CHECK(!model.heads.empty(), "model", "model '{}' has no head; expected one, which ends a pipeline",

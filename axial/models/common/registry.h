@@ -19,6 +19,7 @@
 #include "axial/parallel/parameter_table/parameter_table.h"
 #include "axial/parallel/pipeline/stages.h"
 #include "axial/parallel/placement/placement.h"
+#include "axial/parallel/position_table/position_table.h"
 #include "axial/parallel/step/runner.h"
 #include "axial/parallel/tensor/stream.h"
 
@@ -33,6 +34,7 @@ struct Model {
   std::map<std::string, parallel::Block> heads;  ///< "loss", "log_likelihood", "logits", ...
   std::vector<std::string> batch_names;          ///< tensors a batch brings
   std::shared_ptr<parallel::TensorCut> cut;      ///< what ModelEntry::parallelize did; its blocks read it
+  std::shared_ptr<parallel::PositionCut> position_cut;  ///< likewise; null: no table of positions
   /// Of the trunk and one head, over ranks of `pipe`; none: every rank runs all blocks.
   std::optional<parallel::Stages> stages;
 
@@ -93,6 +95,8 @@ struct ModelEntry {
   std::vector<recipe::Field> fields = {};
   /// Settings that weights do not depend on: a model that takes another's may have others.
   std::vector<std::string> training_settings = {};
+  /// Numbers that may be larger when a run goes on: rows that its checkpoint lacks start as new ones.
+  std::vector<std::string> growing_settings = {};
 };
 
 /// Models by name.

@@ -10,7 +10,6 @@
 #include "axial/models/decoder/hugging_face.h"
 #include "axial/models/decoder/layer.h"
 #include "axial/models/decoder/parallelize.h"
-#include "axial/ops/embedding/embedding.h"
 #include "axial/parallel/tensor/vocabulary.h"
 
 namespace axial::models {
@@ -24,16 +23,18 @@ using parallel::TensorStream;
 using parallel::TokenPart;
 using parallel::Vocabulary;
 using Cut = std::shared_ptr<const parallel::TensorCut>;
+using PositionCut = std::shared_ptr<const parallel::PositionCut>;
 
-Block embed_block(const DecoderConfig& config, parallel::ParameterTable& table, const Cut& cut) {
+Block embed_block(const DecoderConfig& config, parallel::ParameterTable& table, const Cut& cut,
+                  const PositionCut& position_cut) {
   ParameterScope scope(table);
   const auto normal = parallel::Initializer::normal(config.init_std);
   parallel::Parameter* tokens =
       scope.declare("embed.tokens.weight", {config.vocab_size, config.hidden_size}, normal, true);
   parallel::Parameter* positions = nullptr;
   if (config.position == PositionKind::kLearned) {
-    positions =
-        scope.declare("embed.positions.weight", {config.max_positions, config.hidden_size}, normal, true);
+    positions = scope.declare(kPositionTable, {config.max_positions, config.hidden_size}, normal, true);
+    positions->spec.grows = true;
   }
   std::optional<Norm> norm;
   if (config.embedding_norm) {
@@ -46,7 +47,7 @@ Block embed_block(const DecoderConfig& config, parallel::ParameterTable& table, 
   block.forward = [=](const NamedTensors& inputs, const StepContext& context) {
     const TensorStream stream(*cut, context, inputs);
     at::Tensor hidden = Vocabulary(*tokens, stream).embed(inputs.at("tokens"));
-    if (positions) hidden.add_(ops::embedding(positions->value, stream.own(inputs.at("positions"), 1)));
+    if (positions) hidden.add_(position_rows(*positions, *position_cut, inputs, context, stream));
     if (norm) hidden = (*norm)(hidden);
     if (context.training && dropout > 0.0) {
       hidden = stream_dropout(hidden, dropout, "embed", inputs, context, stream);
@@ -162,10 +163,11 @@ Model build_decoder(const DecoderConfig& config) {
   model.type = "decoder";
   model.config = recipe::options_to_json(config);
   model.parameters = std::make_unique<parallel::ParameterTable>();
-  model.batch_names = {"tokens",     "labels",        "positions",    "segments",
-                       "sample_ids", "row_positions", "record_starts"};
+  model.batch_names = {"tokens",     "labels",        "positions",     "segments",
+                       "sample_ids", "row_positions", "record_starts", "later_records"};
   model.cut = std::make_shared<parallel::TensorCut>();
-  model.trunk.push_back(embed_block(config, *model.parameters, model.cut));
+  model.position_cut = std::make_shared<parallel::PositionCut>();
+  model.trunk.push_back(embed_block(config, *model.parameters, model.cut, model.position_cut));
   const Mask mask = mask_of(config);
   for (int64_t i = 0; i < config.num_layers; ++i) {
     model.trunk.push_back(layer_block(config, i, *model.parameters, model.cut, mask));
@@ -183,6 +185,7 @@ void register_decoder(ModelRegistry& registry) {
   entry.fields = decoder_fields();
   entry.training_settings = {"embedding_dropout", "residual_dropout", "init_std", "scaled_residual_init",
                              "max_positions"};
+  entry.growing_settings = {"max_positions"};
   registry.add("decoder", std::move(entry));
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decoder's table of placements over `tensor` (Shoeybi et al., 2019; Korthikanti et al., 2022).
+// The decoder's table of placements over `tensor` (Shoeybi et al., 2019; Korthikanti et al., 2022), and what
+// ranks of a sequence hold of positions.
 #include "axial/models/decoder/parallelize.h"
 
 #include <algorithm>
@@ -30,6 +31,32 @@ void read_row_positions(parallel::Block& block) {
   if (!block.tokens) return;
   block.tokens->reads["row_positions"] = parallel::Positions::kShared;
   block.tokens->cut_stream = true;
+}
+
+// Blocks that look up positions read where records begin too.
+void cut_position_table(Model& model, const parallel::Mesh& mesh, int64_t row_length) {
+  if (row_length == 0 || !model.parameters->contains(kPositionTable)) return;
+  cut_positions(model.parameters->at(kPositionTable), *model.position_cut, mesh, row_length);
+  if (!model.position_cut->layouts) return;
+  for (parallel::Block& block : model.trunk) {
+    const auto& names = block.parameters;
+    if (std::find(names.begin(), names.end(), kPositionTable) != names.end()) {
+      block.inputs.emplace_back("later_records");
+    }
+  }
+}
+
+void cut_over_tensor(Model& model, const parallel::Mesh& mesh, const parallel::ParallelOptions& options) {
+  const int64_t degree = parallel::tensor_degree(mesh);
+  if (degree == 1) return;
+  const DecoderConfig config = read_decoder_config(model.config);
+  place_parameters(*model.parameters,
+                   decoder_placement(config, degree, mesh.coordinate(parallel::kTensorAxis), options),
+                   options);
+  *model.cut = {degree, options.sequence_regions};
+  if (!options.sequence_regions) return;
+  for (parallel::Block& block : model.trunk) read_row_positions(block);
+  for (auto& [name, block] : model.heads) read_row_positions(block);
 }
 
 }  // namespace
@@ -73,16 +100,8 @@ std::vector<parallel::PlacementRule> decoder_placement(const DecoderConfig& conf
 }
 
 void parallelize_decoder(Model& model, const parallel::Mesh& mesh, const parallel::ParallelOptions& options) {
-  const int64_t degree = parallel::tensor_degree(mesh);
-  if (degree == 1) return;
-  const DecoderConfig config = read_decoder_config(model.config);
-  place_parameters(*model.parameters,
-                   decoder_placement(config, degree, mesh.coordinate(parallel::kTensorAxis), options),
-                   options);
-  *model.cut = {degree, options.sequence_regions};
-  if (!options.sequence_regions) return;
-  for (parallel::Block& block : model.trunk) read_row_positions(block);
-  for (auto& [name, block] : model.heads) read_row_positions(block);
+  cut_over_tensor(model, mesh, options);
+  cut_position_table(model, mesh, options.row_length);
 }
 
 }  // namespace axial::models

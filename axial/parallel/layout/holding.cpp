@@ -106,6 +106,16 @@ Holding Holding::without_flat() const {
   return out;
 }
 
+Holding Holding::within_rows(int64_t rows) const {
+  Holding out = *this;
+  if (slices.empty()) return out;
+  out.slices[0] = intersection(slices[0], {0, rows});
+  const int64_t size = product(out.sliced_shape());
+  out.flat_begin = std::min(flat_begin, size);
+  out.flat_end = std::min(flat_end, size);
+  return out;
+}
+
 std::vector<int64_t> Holding::held_shape() const {
   if (is_flat()) return {flat_end - flat_begin};
   return sliced_shape();

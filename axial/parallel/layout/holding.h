@@ -32,6 +32,8 @@ struct Holding {
   bool is_flat() const;
   /// The slices alone: all of them.
   Holding without_flat() const;
+  /// What of it lies in the first `rows` entries of dim 0: the beginning of what is held, in its order.
+  Holding within_rows(int64_t rows) const;
   /// Shape of the held tensor: sliced_shape(), or [flat_end - flat_begin] when is_flat().
   std::vector<int64_t> held_shape() const;
 

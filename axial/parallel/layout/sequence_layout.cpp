@@ -133,7 +133,7 @@ NamedTensors SequenceLayout::make_batch(const std::vector<PackedRow>& rows, int6
   at::Tensor sample_ids = at::empty({num_rows}, at::kLong);
   at::Tensor record_starts = at::empty({num_rows, ring_.local_size(ring_rank_)}, at::kLong);
   int64_t* start = record_starts.mutable_data_ptr<int64_t>();
-  std::vector<int64_t> borders;
+  std::vector<int64_t> borders, later_records;
   int64_t at_flat = 0;
   const auto put = [&](const std::vector<int64_t>& from, const Interval& i, at::Tensor& to) {
     std::copy(from.begin() + i.begin, from.begin() + i.end, to.mutable_data_ptr<int64_t>() + at_flat);
@@ -142,6 +142,9 @@ NamedTensors SequenceLayout::make_batch(const std::vector<PackedRow>& rows, int6
     check_row(rows[r], r, length());
     const FullRow full = lay_out(rows[r], dim_.size(), pad_token);
     sample_ids.mutable_data_ptr<int64_t>()[r] = rows[r].sample_id;
+    for (size_t i = 1; i < rows[r].record_starts.size(); ++i) {
+      later_records.push_back(static_cast<int64_t>(r) * length() + rows[r].record_starts[i]);
+    }
     for (const Interval& i : ring_.owned(ring_rank_)) {
       start = std::copy(full.record_starts.begin() + i.begin, full.record_starts.begin() + i.end, start);
     }
@@ -161,7 +164,8 @@ NamedTensors SequenceLayout::make_batch(const std::vector<PackedRow>& rows, int6
           {"segments", at::tensor(borders, at::kLong)},
           {"sample_ids", sample_ids},
           {"row_positions", row_positions()},
-          {"record_starts", record_starts}};
+          {"record_starts", record_starts},
+          {"later_records", at::tensor(later_records, at::kLong)}};
 }
 
 NamedTensors SequenceLayout::describe_batch(int64_t rows, int64_t records_per_row) const {
@@ -178,7 +182,8 @@ NamedTensors SequenceLayout::describe_batch(int64_t rows, int64_t records_per_ro
           {"segments", shape({rows * (pieces + records_per_row - 1) + 1})},
           {"sample_ids", shape({rows})},
           {"row_positions", shape({width})},
-          {"record_starts", shape({rows, ring_.local_size(ring_rank_)})}};
+          {"record_starts", shape({rows, ring_.local_size(ring_rank_)})},
+          {"later_records", shape({rows * (records_per_row - 1)})}};
 }
 
 int64_t count_labels(const std::vector<PackedRow>& rows) {

@@ -61,6 +61,8 @@ class SequenceLayout {
   ///   row_positions [L]     place in the row: what dropout is keyed by
   ///   record_starts [B, A]  place in the row where the record, or the padding, of each position begins, for
   ///                         all positions whose queries this rank attends with: sequence_attention reads it
+  ///   later_records [R]     where a record begins that is not the first of its row: row * length() + place,
+  ///                         of all rows, the same on every rank; none: a token's position is its place
   /// Throws ValueError naming the row for one that is too long or whose record starts are not ascending.
   NamedTensors make_batch(const std::vector<PackedRow>& rows, int64_t pad_token) const;
 

@@ -39,17 +39,37 @@ at::Tensor read_parameter(const ParameterReaders& readers, const std::string& na
 void fill_held(Parameter& row, const at::Tensor& held) {
   const at::NoGradGuard no_grad;
   const bool sharded = row.shard.defined();
-  (sharded ? row.shard : row.value).copy_(held);
+  const at::Tensor& target = sharded ? row.shard : row.value;
+  AXIAL_CHECK(held.numel() == target.numel() || (row.spec.grows && held.numel() < target.numel()), kOp,
+              "held part of '{}'; expected {} elements, got {}", row.spec.name, target.numel(), held.numel());
+  write_beginning(target, held);
   const bool cut = row.holding.is_flat() && !sharded;  // of ZeRO-1 and 2: the value is of all the slices
   const at::Tensor part =
       cut ? held.reshape({-1}).slice(0, row.holding.flat_begin, row.holding.flat_end) : held;
   const auto master = row.companions.find("master");
-  if (master != row.companions.end()) master->second.copy_(part);
-  if (row.offloaded.contains("master")) row.offloaded.at("master").write(part);
+  if (master != row.companions.end()) write_beginning(master->second, part);
+  if (row.offloaded.contains("master")) {
+    const bool whole = held.numel() == target.numel();
+    const at::Tensor values = whole ? part : row.companion("master").clone();
+    if (!whole) write_beginning(values, part);
+    row.offloaded.at("master").write(values);
+  }
+}
+
+void write_beginning(const at::Tensor& to, const at::Tensor& values) {
+  if (values.numel() == to.numel()) {
+    to.copy_(values.view_as(to));
+  } else {
+    to.view({-1}).narrow(0, 0, values.numel()).copy_(values.reshape({-1}));
+  }
 }
 
 void fill_parameter(Parameter& row, const at::Tensor& logical) {
-  fill_held(row, (row.shard.defined() ? row.holding : row.holding.without_flat()).select(logical));
+  AXIAL_CHECK(row.spec.takes(logical.sizes().vec()), kOp, "values of '{}'; expected shape [{}], got [{}]",
+              row.spec.name, fmt::join(row.spec.shape, ", "), fmt::join(logical.sizes(), ", "));
+  Holding holding = row.shard.defined() ? row.holding : row.holding.without_flat();
+  if (row.spec.grows) holding = holding.within_rows(logical.size(0));
+  fill_held(row, holding.select(logical));
 }
 
 void fill_parameters(ParameterTable& table, const ParameterReaders& readers) {

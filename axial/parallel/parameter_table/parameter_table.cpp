@@ -65,6 +65,12 @@ at::Tensor without_storage(const std::vector<int64_t>& shape, const at::TensorOp
 
 }  // namespace
 
+bool ParameterSpec::takes(const std::vector<int64_t>& saved) const {
+  if (saved == shape) return true;
+  return grows && saved.size() == shape.size() && saved[0] <= shape[0] &&
+         std::equal(saved.begin() + 1, saved.end(), shape.begin() + 1);
+}
+
 Parameter& ParameterTable::declare(ParameterSpec spec) {
   AXIAL_CHECK(!spec.name.empty(), kOp, "name of a parameter; expected one, got \"\"");
   AXIAL_CHECK(!contains(spec.name), kOp, "parameter '{}' is declared twice", spec.name);
@@ -123,7 +129,7 @@ void Parameter::set_companion(const std::string& name, const at::Tensor& values)
   }
 }
 
-void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64_t seed) {
+void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64_t seed, bool trains) {
   const bool narrow = dtype == at::kBFloat16 || dtype == at::kHalf;
   AXIAL_CHECK(narrow || dtype == at::kFloat || dtype == at::kDouble, kOp,
               "dtype of parameters; expected float64, float32, bfloat16 or float16, got {}",
@@ -144,13 +150,14 @@ void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64
     } else {
       row->value = std::move(cast);
     }
-    if (narrow && !sharded && row->holding.is_flat()) {
+    ops::set_memory_use(row->part(), ops::MemoryUse::kParameters);
+    row->value.set_requires_grad(true);
+    if (!narrow || !trains) continue;
+    if (!sharded && row->holding.is_flat()) {
       values = values.view({-1}).slice(0, row->holding.flat_begin, row->holding.flat_end).clone();
     }
-    ops::set_memory_use(row->part(), ops::MemoryUse::kParameters);
-    if (narrow) ops::set_memory_use(values, ops::MemoryUse::kOptimizer);
-    if (narrow) add_companion(*row, "master", std::move(values));
-    row->value.set_requires_grad(true);
+    ops::set_memory_use(values, ops::MemoryUse::kOptimizer);
+    add_companion(*row, "master", std::move(values));
   }
   if (store_) store_->settle();
 }

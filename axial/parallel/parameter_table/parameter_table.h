@@ -37,6 +37,11 @@ struct ParameterSpec {
   std::vector<int64_t> shape;  ///< logical, over all ranks
   Initializer init;
   bool weight_decay = true;  ///< false for biases and norms
+  bool grows = false;        ///< more rows (dim 0) than a checkpoint has are new ones: a table of positions
+
+  /// Whether saved values of this shape are values of it: those of its own shape, or fewer rows where it
+  /// grows.
+  bool takes(const std::vector<int64_t>& saved) const;
 };
 
 /// Rows of dim 0 of the held slices (before a flat interval) that `copies` ranks of the sharding axes hold
@@ -90,8 +95,8 @@ class ParameterTable {
 
   /// Allocate every value and fill it: element i of parameter n is drawn from (seed, n, i) in fp64 and
   /// rounded once, so every layout starts equal. On Meta only shapes are made. 16-bit values get an fp32
-  /// companion "master".
-  void materialize(at::Device device, at::ScalarType dtype, uint64_t seed);
+  /// companion "master", unless nothing is trained.
+  void materialize(at::Device device, at::ScalarType dtype, uint64_t seed, bool trains = true);
 
   /// Companions that are made from here on go to this store; null: they are tensors. Call before
   /// materialize().

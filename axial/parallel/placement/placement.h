@@ -26,6 +26,8 @@ struct ParallelOptions {
   bool sequence_regions = false;
   /// Vocabularies of fewer tokens are replicated: two all-reduces cost more than the rows. 0: always cut.
   int64_t replicate_vocabulary_below = 1024;
+  /// Places of a row: a table of positions is cut over ring and ulysses as rows are. 0: every rank has all.
+  int64_t row_length = 0;
 };
 
 /// How a parameter lies over `tensor`.

@@ -48,6 +48,9 @@ void partition_parameters(ParameterTable& parameters, const Mesh& mesh, int64_t 
               zero_stage);
   for (const auto& row : parameters.rows()) {
     row->replica_axes = mesh.batch_axes();
+    std::erase_if(row->replica_axes, [&](const std::string& axis) {
+      return std::find(row->sharded_axes.begin(), row->sharded_axes.end(), axis) != row->sharded_axes.end();
+    });
     for (const std::string& axis : row->partial_axes) row->replica_axes.push_back(axis);
     row->zero_stage = mesh.group_size(row->replica_axes) > 1 ? zero_stage : 0;
     const int64_t size = sliced_size(*row);

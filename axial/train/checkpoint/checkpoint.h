@@ -95,8 +95,9 @@ void check_same_model(const CheckpointIndex& index, const std::string& model_typ
                       const nlohmann::json& model_config);
 
 /// Fill a materialised table: values are cast to its dtype; with kEverything companions are replaced by
-/// the saved ones and the dtype must be the saved one. Each row takes the part that it holds. Throws
-/// ValueError for missing or left-over parameters and for shapes that differ. Verify first.
+/// the saved ones and the dtype must be the saved one. Each row takes the part that it holds; rows of one
+/// that grows which the checkpoint lacks keep their initial values, and companions what they have or zeros.
+/// Throws ValueError for missing or left-over parameters and for shapes that differ. Verify first.
 void load_parameters(const CheckpointIndex& index, CheckpointParts parts,
                      parallel::ParameterTable& parameters);
 

@@ -2,6 +2,7 @@
 // Reading half of checkpoint.h: verification, comparison of models, filling a table.
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "axial/core/text/text.h"
@@ -60,6 +61,17 @@ at::Tensor read_part(OpenFiles& files, const StoredParameter& stored, const std:
   return read_held(file, where.key, holding);
 }
 
+// A saved companion; behind the rows that were saved what is there already, or zeros.
+at::Tensor completed(const parallel::Parameter& row, const std::string& part, const at::Tensor& saved) {
+  const std::vector<int64_t> shape = row.holding.held_shape();
+  if (saved.numel() == c10::multiply_integers(shape)) return saved.view(shape);
+  const std::vector<std::string> names = row.companion_names();
+  const bool known = std::find(names.begin(), names.end(), part) != names.end();
+  at::Tensor out = known ? row.companion(part).clone() : at::zeros(shape, saved.options());
+  parallel::write_beginning(out, saved);
+  return out;
+}
+
 void check_same_parameters(const CheckpointIndex& index, const parallel::ParameterTable& table) {
   std::vector<std::string> names;
   for (const auto& [name, parameter] : index.parameters) names.push_back(name);
@@ -67,9 +79,10 @@ void check_same_parameters(const CheckpointIndex& index, const parallel::Paramet
     const auto it = index.parameters.find(row->spec.name);
     AXIAL_CHECK(it != index.parameters.end(), kOp, "'{}' has no parameter '{}'{}", index.folder.string(),
                 row->spec.name, did_you_mean(row->spec.name, names));
-    AXIAL_CHECK(it->second.shape == row->spec.shape, kOp,
-                "'{}': parameter '{}' has another shape; expected [{}], got [{}]", index.folder.string(),
-                row->spec.name, fmt::join(row->spec.shape, ", "), fmt::join(it->second.shape, ", "));
+    AXIAL_CHECK(row->spec.takes(it->second.shape), kOp,
+                "'{}': parameter '{}' has another shape; expected [{}]{}, got [{}]", index.folder.string(),
+                row->spec.name, fmt::join(row->spec.shape, ", "), row->spec.grows ? " or fewer rows" : "",
+                fmt::join(it->second.shape, ", "));
   }
   for (const std::string& name : names) {
     AXIAL_CHECK(table.contains(name), kOp, "'{}' has parameter '{}', which the model lacks",
@@ -137,9 +150,11 @@ void load_parameters(const CheckpointIndex& index, CheckpointParts parts,
   OpenFiles files(index.folder);
   for (const auto& row : parameters.rows()) {
     const StoredParameter& stored = index.parameters.at(row->spec.name);
+    const auto saved_part = [&](const std::string& part, const parallel::Holding& holding) {
+      return read_part(files, stored, part, row->spec.grows ? holding.within_rows(stored.shape[0]) : holding);
+    };
     const bool sharded = row->shard.defined();
-    const at::Tensor value =
-        read_part(files, stored, "value", sharded ? row->holding : row->holding.without_flat());
+    const at::Tensor value = saved_part("value", sharded ? row->holding : row->holding.without_flat());
     if (parts == CheckpointParts::kEverything) {
       AXIAL_CHECK(value.scalar_type() == row->value.scalar_type(), kOp,
                   "'{}': parameter '{}' was saved in another precision; expected {}, got {}",
@@ -148,11 +163,13 @@ void load_parameters(const CheckpointIndex& index, CheckpointParts parts,
     }
     parallel::fill_held(*row, value);
     if (parts == CheckpointParts::kValues) continue;
-    row->companions.clear();
+    std::map<std::string, at::Tensor> companions;
     for (const auto& [part, where] : stored.parts) {
       if (part == "value") continue;
-      row->set_companion(part, read_part(files, stored, part, row->holding).to(row->value.device()));
+      companions[part] = completed(*row, part, saved_part(part, row->holding).to(row->value.device()));
     }
+    row->companions.clear();
+    for (const auto& [part, values] : companions) row->set_companion(part, values);
   }
 }
 

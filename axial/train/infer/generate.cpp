@@ -92,7 +92,8 @@ class Group {
             {"segments", at::arange(0, rows * n + 1, n, options)},
             {"sample_ids", at::zeros({rows}, options)},
             {"row_positions", at::arange(n, options)},
-            {"record_starts", at::zeros({rows, n}, options)}};
+            {"record_starts", at::zeros({rows, n}, options)},
+            {"later_records", at::empty({0}, options)}};
   }
 
   // tokens [B, N] -> logits after the last one, [B, V] float.

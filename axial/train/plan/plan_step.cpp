@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <thread>
 #include <tuple>
@@ -31,13 +32,15 @@ models::Model model_of(const StepToPlan& what, const Mesh& mesh) {
   models::Model model = what.build();
   parallel::MeshOptions options = what.parallel;
   // Regions save what only training keeps.
-  if (what.work != PlannedWork::kTraining) options.sequence_regions = false;
-  models::parallelize(model, *what.registry, mesh, options);
+  const bool trains = what.work == PlannedWork::kTraining;
+  if (!trains) options.sequence_regions = false;
+  models::parallelize(model, *what.registry, mesh, options,
+                      trains ? what.train.sharded_row_length(what.row_length) : 0);
   return model;
 }
 
 // Sizes of all that a rank holds: ranks with equal ones run equal steps. `parameters` as cut for its place
-// along pipe and tensor.
+// along the axes that cut the model.
 std::vector<int64_t> role_of(const StepToPlan& what, const Mesh& mesh, models::Model& model) {
   parallel::ParameterTable& parameters = *model.parameters;
   const bool trains = what.work == PlannedWork::kTraining;
@@ -242,12 +245,14 @@ int64_t tokens_of_rows(const StepToPlan& what, const models::Model& model) {
 std::vector<RankPlan> plan_step(const StepToPlan& what, bool with_events) {
   AXIAL_CHECK(what.build && what.registry != nullptr, "plan", "a model and its registry; expected both");
   std::map<std::vector<int64_t>, std::vector<int64_t>> ranks_of_role;
-  std::vector<std::vector<int64_t>> roles;                   // of each rank
-  std::map<std::pair<int64_t, int64_t>, models::Model> cut;  // by place along pipe and tensor: all that cuts
+  std::vector<std::vector<int64_t>> roles;              // of each rank
+  std::map<std::array<int64_t, 3>, models::Model> cut;  // by place along the axes that cut the model
+  const models::Model first = model_of(what, parallel::make_mesh(what.parallel, what.world_size, 0));
+  const bool cuts_positions = first.position_cut && first.position_cut->layouts;
   for (int64_t rank = 0; rank < what.world_size; ++rank) {
     const Mesh mesh = parallel::make_mesh(what.parallel, what.world_size, rank);
-    models::Model& model =
-        cut[{mesh.coordinate(parallel::kPipeAxis), mesh.coordinate(parallel::kTensorAxis)}];
+    models::Model& model = cut[{mesh.coordinate(parallel::kPipeAxis), mesh.coordinate(parallel::kTensorAxis),
+                                cuts_positions ? mesh.group_rank(mesh.sequence_axes(), rank) : 0}];
     if (!model.parameters) model = model_of(what, mesh);
     roles.push_back(role_of(what, mesh, model));
     ranks_of_role[roles.back()].push_back(rank);

@@ -34,6 +34,7 @@ struct Case {
   bool tied = false;
   int64_t head_groups = 1;
   int64_t tile_tokens = 0;
+  bool learned = false;  // positions, of a table that ranks of the sequence share
 };
 
 std::string name_of(const Case& c) {
@@ -41,7 +42,7 @@ std::string name_of(const Case& c) {
   return fmt::format(
       "data {} pipe {} ring {} ulysses {} tensor {}{} | {} | {}{} | {}", m.data, m.pipe, m.ring, m.ulysses,
       m.tensor,
-      fmt::format("{}{}{}", m.sequence_regions ? ", regions" : "",
+      fmt::format("{}{}{}{}", c.learned ? ", learned positions" : "", m.sequence_regions ? ", regions" : "",
                   m.stages_per_rank > 1 ? fmt::format(", {} stages a rank", m.stages_per_rank) : "",
                   m.pipe_schedule == parallel::PipeSchedule::kGPipe ? ", GPipe" : ""),
       m.zero, c.recompute,
@@ -73,8 +74,9 @@ data::Batch rows_of(const SequenceLayout& layout, int64_t first, int64_t count) 
 
 StepToPlan step_of(const Case& c, int64_t world_size, const models::ModelRegistry& registry) {
   StepToPlan what;
-  what.build = [&registry, tied = c.tied] {
-    return registry.at("decoder").build({{"vocab_size", 69},
+  what.build = [&registry, tied = c.tied, learned = c.learned] {
+    return registry.at("decoder").build({{"position", learned ? "learned" : "rotary"},
+                                         {"vocab_size", 69},
                                          {"hidden_size", 48},
                                          {"num_layers", 4},
                                          {"num_heads", 4},
@@ -113,7 +115,8 @@ Counted count_step(const StepToPlan& what, parallel::Communicator& ranks) {
   Counted out;
   ops::MemoryCount memory;
   models::Model model = what.build();
-  models::parallelize(model, *what.registry, mesh, what.parallel);
+  models::parallelize(model, *what.registry, mesh, what.parallel,
+                      what.train.sharded_row_length(what.row_length));
   TrainingStep step(model, what.train, at::kCPU, {&ranks, what.parallel, layout});
   out.resident = memory.live();
   ranks.clear_traffic();
@@ -274,6 +277,24 @@ TEST(PlanStep, FourRanks) {
                     {piped(mesh(1, 2, 1, 1))},
                     {piped(mesh(1, 1, 2, 1, 2), 1, true), 2},
                     {piped(mesh(1, 1, 1, 2, 0, true), 2), 1, false, kFp32, 6, true}}),
+            "");
+}
+
+// Rows of one record where a ring goes round, of two elsewhere: with the table at home, and sent to all.
+Case learned(MeshOptions options, int64_t recompute = 0, Precision precision = kFp32) {
+  return {.mesh = options, .recompute = recompute, .precision = precision, .learned = true};
+}
+
+TEST(PlanStep, TablesOfPositions) {
+  EXPECT_EQ(run(2, {learned(mesh(1, 2, 1, 1)), learned(mesh(1, 2, 1, 1, 3), 1, kBf16),
+                    learned(mesh(1, 1, 2, 1)), learned(mesh(1, 1, 2, 1, 1), 2)}),
+            "");
+}
+
+TEST(PlanStep, TablesOfPositionsOverFour) {
+  EXPECT_EQ(run(4, {learned(mesh(1, 4, 1, 1, 2)), learned(mesh(1, 2, 2, 1), 1, kBf16),
+                    learned(mesh(1, 1, 4, 1, 3), 1), learned(mesh(2, 2, 1, 1, 3)),
+                    learned(mesh(1, 2, 1, 2, 0, true), 1), learned(piped(mesh(1, 2, 1, 1)))}),
             "");
 }
 

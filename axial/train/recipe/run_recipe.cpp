@@ -28,7 +28,9 @@ constexpr const char* kFree[] = {"/train/steps",
                                  "/parallel",
                                  "/train/offload_checkpoints",
                                  "/train/offload_optimizer",
-                                 "/train/offload_folder"};
+                                 "/train/offload_folder",
+                                 "/train/shard_positions",
+                                 "/model/max_positions"};
 
 // A pattern may not take a folder named "run[1]" of the working directory for a part of itself.
 std::string escaped(const std::string& folder) {

@@ -28,7 +28,7 @@ inline PlainRun train_plainly(const ParityModel& of, const TrainOptions& options
   models::Model model = of.build();
   model.parameters->materialize(at::kCPU, scalar_type_of(options.precision),
                                 static_cast<uint64_t>(options.seed));
-  const ParityRows rows(parallel::SequenceLayout::whole(kParityLength));
+  const ParityRows rows(parallel::SequenceLayout::whole(kParityLength), of.one_record);
   const optim::AdamWOptions& adam = options.optimizer;
   PlainRun out;
   std::vector<at::Tensor> values, first, second;

@@ -37,6 +37,7 @@ struct TrainOptions {
   std::string offload_folder;
   int64_t attention_head_groups = 1;
   int64_t tile_tokens = 0;
+  bool shard_positions = true;
   int64_t validate_every = 100;
   int64_t validate_rows = 0;
   int64_t checkpoint_every = 100;
@@ -69,6 +70,9 @@ struct TrainOptions {
     v("tile_tokens", tile_tokens,
       "token-wise parts of blocks (feed-forward, norms, loss) run over so many positions at a time: less "
       "memory, more work; weight gradients are summed tile by tile; 0: over all at once");
+    v("shard_positions", shard_positions,
+      "ranks of ring and ulysses hold the rows of a learned table of positions that they hold of a sequence; "
+      "false: all rows");
     v("validate_every", validate_every, "steps between validations; 0: only at the end");
     v("validate_rows", validate_rows, "validation rows used, evenly spread; 0: all");
     v("checkpoint_every", checkpoint_every,
@@ -81,6 +85,8 @@ struct TrainOptions {
     v("loss_scale", loss_scale, "of fp16");
   }
   void validate() const;  ///< throws ValueError
+  /// Of models::parallelize, for rows of this length.
+  int64_t sharded_row_length(int64_t row_length) const { return shard_positions ? row_length : 0; }
 };
 
 }  // namespace axial::train

@@ -33,6 +33,26 @@ TrainOptions with_folder(TrainOptions options, const RunFolder& folder) {
   return options;
 }
 
+// The settings of a checkpoint that grow into those of the run, e.g. longer records.
+void grow(nlohmann::json& saved, const nlohmann::json& now, const std::vector<std::string>& settings,
+          const std::string& folder) {
+  for (const std::string& setting : settings) {
+    const auto there = saved.find(setting);
+    const auto here = now.find(setting);
+    if (there == saved.end() || here == now.end() || *there == *here) continue;
+    AXIAL_CHECK(there->get<int64_t>() <= here->get<int64_t>(), kOp,
+                "setting '{}' of '{}' was {}; expected at least as much, got {}: it cannot shrink", setting,
+                folder, there->get<int64_t>(), here->get<int64_t>());
+    *there = *here;
+  }
+}
+
+void tell_of_new_rows(const parallel::ParameterSpec& spec, const std::vector<int64_t>& saved) {
+  if (saved == spec.shape) return;
+  log()->info("'{}' grows from {} to {} rows: the new ones start as those of a new run", spec.name, saved[0],
+              spec.shape[0]);
+}
+
 std::string precision_name(Precision precision) { return recipe::to_node(precision).scalar; }
 
 }  // namespace
@@ -64,7 +84,9 @@ bool Trainer::resume() {
   if (!index) return false;
   RunState& state = index->state;
   if (inputs_.registry != nullptr && state.model_type == state_.model_type) {
-    state.model_config = inputs_.registry->at(state.model_type).build(state.model_config).config;
+    const models::ModelEntry& entry = inputs_.registry->at(state.model_type);
+    state.model_config = entry.build(state.model_config).config;
+    grow(state.model_config, state_.model_config, entry.growing_settings, index->folder.string());
   }
   check_same_model(*index, state_.model_type, state_.model_config);
   const RunState& saved = index->state;
@@ -78,6 +100,9 @@ bool Trainer::resume() {
               "'{}' was trained on other data; differing (in the checkpoint, here): {}",
               index->folder.string(), fmt::join(differences, "; "));
   load_parameters(*index, CheckpointParts::kEverything, *inputs_.model.parameters);
+  for (const auto& row : inputs_.model.parameters->rows()) {
+    if (is_first()) tell_of_new_rows(row->spec, index->parameters.at(row->spec.name).shape);
+  }
   step_.restore(saved.optimizer, saved.loss_scaler);
   state_ = saved;
   saved_ = index->folder;
@@ -99,9 +124,11 @@ void check_can_start_from(const models::Model& trained, const models::Model& mod
               fmt::join(differences, "; "));
   for (const auto& row : model.parameters->rows()) {
     const std::vector<int64_t>& shape = trained.parameters->at(row->spec.name).spec.shape;
-    AXIAL_CHECK(shape == row->spec.shape, kOp,
-                "parameter '{}' of the model to start from has another shape; expected [{}], got [{}]",
-                row->spec.name, fmt::join(row->spec.shape, ", "), fmt::join(shape, ", "));
+    AXIAL_CHECK(row->spec.takes(shape), kOp,
+                "parameter '{}' of the model to start from has another shape; expected [{}]{}, got [{}]",
+                row->spec.name, fmt::join(row->spec.shape, ", "), row->spec.grows ? " or fewer rows" : "",
+                fmt::join(shape, ", "));
+    tell_of_new_rows(row->spec, shape);
   }
 }
 
