@@ -204,7 +204,7 @@ def test_the_largest_batch_is_of_every_data_rank(plan, tmp_path):
         (["--efficiency", "1.5"], "--efficiency"),
         (["--for", "generate"], "--for"),
         (["--for", "score", "--sweep"], "excludes"),
-        (["--for", "score", "--window", "1"], "window; expected 2 to 128 tokens, got 1"),
+        (["--for", "score", "--window", "1"], "window; expected at least 2 tokens, got 1"),
     ],
 )
 def test_what_cannot_be_planned_is_named(axial_program, test_recipe, arguments, said):

@@ -155,6 +155,15 @@ void declare_windows(CLI::App& command, train::WindowOptions& windows) {
   command.add_option("--window", windows.window, "tokens per window of long records; 0: the model's longest");
   command.add_option("--overlap", windows.overlap, "tokens that windows share; -1: half a window");
   command.add_option("--batch-tokens", windows.batch_tokens, "tokens run together")->capture_default_str();
+  declare_tiles(command, windows.tile_tokens);
+}
+
+void declare_tiles(CLI::App& command, int64_t& tile_tokens) {
+  command
+      .add_option("--tile-tokens", tile_tokens,
+                  "feed-forward, norms and logits run over so many positions of a row at a time; 0: over all")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
 }
 
 std::filesystem::path output_path(const std::filesystem::path& out) {

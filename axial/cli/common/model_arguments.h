@@ -76,7 +76,10 @@ void declare_data(CLI::App& command, std::vector<std::string>& files);
 /// Declare --out, required.
 void declare_out(CLI::App& command, std::filesystem::path& out, const std::string& what);
 
-/// Declare --window, --overlap and --batch-tokens: how long records run.
+/// Declare --tile-tokens: what long rows hold at a time.
+void declare_tiles(CLI::App& command, int64_t& tile_tokens);
+
+/// Declare --window, --overlap, --batch-tokens and --tile-tokens: how long records run.
 void declare_windows(CLI::App& command, train::WindowOptions& windows);
 
 /// The file that --out names: "-" is standard output.

@@ -32,6 +32,8 @@ struct Arguments {
   std::optional<double> validation_fraction;
   int64_t seed = 0;
   int64_t batch = 8;
+  int64_t sequence_length = 0;
+  int64_t tile_tokens = train::WindowOptions().tile_tokens;
   int64_t max_order = 6;
   fs::path truth;
   std::optional<fs::path> json;
@@ -77,6 +79,7 @@ Question question_of(const Arguments& arguments, const fs::path& run_folder,
     question.data.mixture.clear();
   }
   if (!arguments.validation_data.empty()) question.data.validation_files = arguments.validation_data;
+  if (arguments.sequence_length > 0) question.data.sequence_length = arguments.sequence_length;
   if (arguments.validation_fraction) question.data.split.validation_fraction = *arguments.validation_fraction;
   return question;
 }
@@ -121,12 +124,13 @@ void check_held_out(const Arguments& arguments, const Question& question, const 
 }
 
 BaselineRow model_row(const MeshModel& mesh, train::LoadedModel& loaded, const data::GenomeData& genomes,
-                      const parallel::SequenceLayout& rows, int64_t batch) {
+                      const parallel::SequenceLayout& rows, const Arguments& arguments) {
   parallel::StepRunner runner = loaded.model.runner_with("loss", &mesh.ranks);
   runner.set_sequence(rows);
+  runner.set_inference_tiles(arguments.tile_tokens);
   Progress progress({.label = "eval", .unit = "rows", .total = genomes.validation->num_rows()});
   train::EvaluateOptions options;
-  options.batch = batch;
+  options.batch = arguments.batch;
   options.on_rows = [&](int64_t rows) { progress.update(rows); };
   const train::Evaluation evaluation = train::evaluate(runner, *genomes.validation, options);
   progress.finish();
@@ -206,6 +210,7 @@ int run_on(const MeshModel& mesh, const Arguments& arguments) {
   train::LoadedModel loaded = arguments.model.load(mesh);
   const fs::path run_folder = run_folder_of(arguments.model.path);
   const Question question = question_of(arguments, run_folder, loaded);
+  train::check_input_length(loaded.model, question.data.sequence_length);
   const auto rows = parallel::SequenceLayout::over(mesh.ranks.mesh(), question.data.sequence_length);
   const data::GenomeData genomes = open_rows(mesh, question, rows);
   print_report(genomes.report);
@@ -215,7 +220,7 @@ int run_on(const MeshModel& mesh, const Arguments& arguments) {
   AXIAL_CHECK(genomes.tokenizer->to_json() == loaded.tokenizer, "eval",
               "the data is encoded otherwise than the model's; expected {}, got {}", loaded.tokenizer.dump(),
               genomes.tokenizer->to_json().dump());
-  const BaselineRow judged = model_row(mesh, loaded, genomes, rows, arguments.batch);
+  const BaselineRow judged = model_row(mesh, loaded, genomes, rows, arguments);
   if (!mesh.is_first()) return 0;
   data::BaselineTable table = baseline_rows(genomes, arguments.max_order);
   table.rows.push_back(judged);
@@ -262,6 +267,12 @@ void register_eval(CommandRegistry& registry) {
     command.add_option("--batch", arguments->batch, "rows per pass")
         ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();
+    command
+        .add_option("--sequence-length", arguments->sequence_length,
+                    "tokens per row, as data.sequence_length; 0: as trained. Longer ones than trained need "
+                    "position alibi or rotary")
+        ->check(CLI::Range(0, 1 << 30));
+    declare_tiles(command, arguments->tile_tokens);
     command.add_option("--max-order", arguments->max_order, "longest n-gram")
         ->check(CLI::Range(2, 10))
         ->capture_default_str();

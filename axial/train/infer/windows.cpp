@@ -6,9 +6,11 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "axial/core/check/check.h"
+#include "axial/core/log/log.h"
 #include "axial/ops/common/memory_count.h"
 #include "axial/parallel/collectives/rows.h"
 
@@ -22,6 +24,25 @@ constexpr std::string_view kOp = "infer";
 int64_t max_positions_of(const models::Model& model, int64_t otherwise) {
   const auto it = model.config.find("max_positions");
   return it != model.config.end() && it->is_number_integer() ? it->get<int64_t>() : otherwise;
+}
+
+int64_t longest_input_of(const models::Model& model, int64_t otherwise) {
+  const std::string position = model.config.value("position", "");
+  if (position == "alibi" || position == "rotary") return std::numeric_limits<int64_t>::max();
+  return max_positions_of(model, otherwise);
+}
+
+void check_input_length(const models::Model& model, int64_t tokens) {
+  const int64_t made_for = max_positions_of(model, tokens), longest = longest_input_of(model, tokens);
+  AXIAL_CHECK(tokens <= longest, kOp,
+              "rows of {} tokens; expected at most the {} positions that the model has learned", tokens,
+              longest);
+  if (tokens > made_for && model.config.value("position", "") != "alibi") {
+    log()->warn(
+        "rows of {} tokens are longer than the {} that the model was made for, and its positions "
+        "are rotations that it has not met",
+        tokens, made_for);
+  }
 }
 
 std::vector<Window> cut_windows(int64_t tokens, int64_t window, int64_t overlap) {
@@ -67,14 +88,20 @@ WindowRunner::WindowRunner(const models::Model& model, const std::string& head, 
       batch_tokens_(options.batch_tokens),
       on_tokens_(options.on_tokens),
       device_(options.device) {
-  const int64_t longest = max_positions_of(model, 2048);
-  window_ = options.window == 0 ? longest : options.window;
-  AXIAL_CHECK(window_ >= 2 && window_ <= longest, kOp, "window; expected 2 to {} tokens, got {}", longest,
-              window_);
+  window_ = options.window == 0 ? max_positions_of(model, 2048) : options.window;
+  AXIAL_CHECK(window_ >= 2, kOp, "window; expected at least 2 tokens, got {}", window_);
+  check_input_length(model, window_);
   overlap_ = options.overlap < 0 ? window_ / 2 : options.overlap;
   AXIAL_CHECK(overlap_ >= 1 && overlap_ < window_, kOp, "overlap; expected 1 to {} tokens, got {}",
               window_ - 1, overlap_);
   AXIAL_CHECK(batch_tokens_ > 0, kOp, "batch_tokens; expected a positive number, got {}", batch_tokens_);
+  AXIAL_CHECK(options.tile_tokens >= 0, kOp, "tile_tokens; expected at least 0, got {}", options.tile_tokens);
+  runner_.set_inference_tiles(options.tile_tokens);
+  if (!options.on_action) return;
+  runner_.set_trace([told = options.on_action, done = int64_t{0}](
+                        const parallel::StepPlan& plan, const parallel::Action&, double, double) mutable {
+    told(++done, static_cast<int64_t>(plan.actions.size()));
+  });
 }
 
 void WindowRunner::add(int64_t record, std::vector<int32_t> ids) {

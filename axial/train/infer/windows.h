@@ -21,7 +21,10 @@ struct WindowOptions {
   int64_t window = 0;           ///< tokens per window; 0: the model's max_positions
   int64_t overlap = -1;         ///< tokens a window shares with the one before, at least 1; -1: half a window
   int64_t batch_tokens = 8192;  ///< windows are run together up to this many tokens, at least one window
+  int64_t tile_tokens = 8192;   ///< MemoryPolicy::tile_tokens; 0: over all at once
   std::function<void(int64_t)> on_tokens = nullptr;  ///< optional: tokens counted since the last call
+  /// Optional: told after every action of a batch, and how many that has.
+  std::function<void(int64_t done, int64_t total)> on_action = nullptr;
   at::Device device = at::kCPU;  ///< where the model is; on Meta all runs without data, and results are none
 };
 
@@ -97,7 +100,14 @@ struct PackedPiece {
 parallel::NamedTensors pack_pieces(const std::vector<PackedPiece>& pieces,
                                    const parallel::SequenceLayout& layout);
 
-/// The longest input of a model: "max_positions" of its config, or `otherwise`.
+/// The longest input that a model was made for: "max_positions" of its config, or `otherwise`.
 int64_t max_positions_of(const models::Model& model, int64_t otherwise);
+
+/// The longest input that a model can take: that, but any where positions are told by ALiBi or rotations.
+int64_t longest_input_of(const models::Model& model, int64_t otherwise);
+
+/// Throw ValueError for inputs of more tokens than the model can take; warn of more than it was made for
+/// unless it has ALiBi, which is.
+void check_input_length(const models::Model& model, int64_t tokens);
 
 }  // namespace axial::train

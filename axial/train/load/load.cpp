@@ -54,7 +54,7 @@ LoadedModel load_foreign(const fs::path& path, const models::ModelRegistry& regi
   const at::ScalarType dtype = options.dtype.value_or(read.dtype);
   LoadedModel out = describe_foreign(path, std::move(read));
   split(out.model, registry, options);
-  out.model.parameters->materialize(at::kCPU, dtype, /*seed=*/0);
+  out.model.parameters->materialize(at::kCPU, dtype, /*seed=*/0, /*trains=*/false);
   parallel::fill_parameters(*out.model.parameters, out.weights);
   return out;
 }
@@ -66,7 +66,7 @@ LoadedModel load_checkpoint(const CheckpointIndex& index, const models::ModelReg
   const DType stored = index.parameters.begin()->second.parts.at("value").dtype;
   split(out.model, registry, options);
   out.model.parameters->materialize(at::kCPU, options.dtype.value_or(ops::scalar_type_of(stored)),
-                                    index.state.seed);
+                                    index.state.seed, /*trains=*/false);
   load_parameters(index, CheckpointParts::kValues, *out.model.parameters);
   return out;
 }
@@ -146,13 +146,6 @@ Kind kind_of(const fs::path& path) {
        path.string(), kCheckpointsFolder);
 }
 
-void drop_training_state(parallel::ParameterTable& parameters) {
-  for (const auto& row : parameters.rows()) {
-    row->companions.clear();
-    row->offloaded.clear();
-  }
-}
-
 }  // namespace
 
 LoadedModel load_model(const fs::path& path, const models::ModelRegistry& registry,
@@ -162,7 +155,6 @@ LoadedModel load_model(const fs::path& path, const models::ModelRegistry& regist
                         ? load_checkpoint(choose_for_all(path, options), registry, options)
                         : load_foreign(path, registry, options);
   out.weights.clear();
-  drop_training_state(*out.model.parameters);
   out.ranks = options.ranks;
   return out;
 }

@@ -162,11 +162,12 @@ void run_training(const StepToPlan& what, models::Model& model, const ops::Memor
 void run_windows(const StepToPlan& what, models::Model& model, const ops::MemoryCount& memory,
                  parallel::Communicator& ranks, RankPlan& plan) {
   parallel::partition_parameters(*model.parameters, ranks.mesh(), what.parallel.zero);
-  model.parameters->materialize(at::kMeta, scalar_type_of(what.train.precision), 0);
+  model.parameters->materialize(at::kMeta, scalar_type_of(what.train.precision), 0, /*trains=*/false);
   const int64_t window = window_of(what, model);
   const int64_t records = tokens_of_rows(what, model) / window * ranks.mesh().degree("data");
   WindowOptions options = what.windows;
   options.device = at::kMeta;
+  options.on_action = what.on_action;
   Counting counting(plan, memory, ranks, model);
   const auto run = [&](auto&& runner) {
     for (int64_t r = 0; r < records; ++r) {
