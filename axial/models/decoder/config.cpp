@@ -75,6 +75,8 @@ void RotaryOptions::validate(int64_t head_dim) const {
 
 void AttentionMaskOptions::validate(int64_t max_positions) const {
   AXIAL_CHECK(window >= 0, "decoder", "setting 'attention_mask.window'; expected 0 or more, got {}", window);
+  AXIAL_CHECK(host_tokens >= 0, "decoder", "setting 'attention_mask.host_tokens'; expected 0 or more, got {}",
+              host_tokens);
   AXIAL_CHECK(global.empty() || window > 0, "decoder",
               "setting 'attention_mask.global'; expected a window beside it, got none");
   for (const int64_t place : global) {

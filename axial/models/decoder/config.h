@@ -10,6 +10,7 @@
 #include "axial/core/recipe/recipe.h"
 #include "axial/kernels/activation/activation.h"
 #include "axial/models/common/layers.h"
+#include "axial/parallel/sequence_attention/record_mask.h"
 
 namespace axial::models {
 
@@ -77,11 +78,16 @@ struct AttentionMaskOptions {
   std::vector<int64_t> global;  ///< beside a window: places of a record that see and are seen by all
   std::string file;             ///< NumPy file, bool [N, N]: of a place (row) the places it sees
   std::string digest;           ///< of the file's content; empty: not known yet
+  int64_t host_tokens = parallel::kMaskHostTokens;  ///< RecordMask; no part of a model that is saved
 
   template <class V>
   void fields(V& v) {
     v("window", window, "tokens at most this far back; 0: all");
     v("global", global, "with a window: places of a record, from 0, that see and are seen by all later ones");
+    v("host_tokens", host_tokens,
+      "longer rows keep the pairs of a mask that is neither a window nor blocks in memory of the host, one "
+      "bit "
+      "each; others as fp32 on the device");
     v("digest", digest, "of the file's content, filled in: another content is another model");
     v("file", file,
       "instead: .npy file, bool [N, N], row = a place of a record, column = whether it sees that place");

@@ -67,11 +67,11 @@ Mask mask_of(const DecoderConfig& config) {
     AXIAL_CHECK(table.length >= config.max_positions, "decoder",
                 "setting 'attention_mask.file'; expected at least max_positions {} places, got {} in '{}'",
                 config.max_positions, table.length, options.file);
-    return std::make_shared<const parallel::RecordMask>(std::move(table));
+    return std::make_shared<const parallel::RecordMask>(std::move(table), options.host_tokens);
   }
   if (options.global.empty()) return nullptr;
   return std::make_shared<const parallel::RecordMask>(
-      parallel::sees_window_and_global(options.window, options.global));
+      parallel::sees_window_and_global(options.window, options.global), options.host_tokens);
 }
 
 Block layer_block(const DecoderConfig& config, int64_t index, parallel::ParameterTable& table, const Cut& cut,
@@ -162,6 +162,7 @@ Model build_decoder(const DecoderConfig& config) {
   Model model;
   model.type = "decoder";
   model.config = recipe::options_to_json(config);
+  model.config["attention_mask"].erase("host_tokens");  // where a mask lies changes nothing that is learned
   model.parameters = std::make_unique<parallel::ParameterTable>();
   model.batch_names = {"tokens",     "labels",        "positions",     "segments",
                        "sample_ids", "row_positions", "record_starts", "later_records"};

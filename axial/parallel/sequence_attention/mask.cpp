@@ -13,6 +13,7 @@
 
 #include "axial/core/check/check.h"
 #include "axial/core/file/file.h"
+#include "axial/parallel/sequence_attention/pair_bits.h"
 
 namespace axial::parallel {
 
@@ -146,18 +147,31 @@ void RowMask::find_blocks() {
   columns_ = columns.empty() ? at::empty({0}, at::kLong) : at::tensor(columns, at::kLong);
 }
 
-void RowMask::add_to(SequenceAttentionOptions& options, const SequenceLayout& layout,
-                     at::ScalarType dtype) const {
+void RowMask::add_to(SequenceAttentionOptions& options, const SequenceLayout& layout, at::ScalarType dtype,
+                     bool in_bits) const {
   AXIAL_CHECK(layout.length() == length_, kOp, "rows of {} places; expected the {} of the mask",
               layout.length(), length_);
   options.mask_rows = rows_;
   options.mask_columns = columns_;
   options.query_block = options.key_block = block_;
   if (is_blocks_) return;
-  AXIAL_CHECK(!options.bias && !options.attended_bias, kOp,
+  AXIAL_CHECK(!options.bias && !options.attended_bias && !options.attended_bits, kOp,
               "options have a bias already; expected none beside a mask that is no blocks");
   const at::Tensor places = layout.attended_positions();
   const int64_t* place = places.const_data_ptr<int64_t>();
+  if (in_bits) {
+    const at::Tensor bits = make_pair_bits(1, places.numel(), length_, at::kCPU);
+    auto* all = bits.mutable_data_ptr<uint8_t>();
+    at::parallel_for(0, places.numel(), 16, [&](int64_t begin, int64_t end) {
+      for (int64_t l = begin; l < end; ++l) {
+        for (int64_t k = 0; k <= place[l]; ++k) {
+          if (!sees_(place[l], k)) hide_key(all + l * bits.size(2), k);
+        }
+      }
+    });
+    options.attended_bits = bits;
+    return;
+  }
   at::Tensor hidden = at::zeros({1, 1, places.numel(), length_}, at::kFloat);
   auto* out = hidden.mutable_data_ptr<float>();
   at::parallel_for(0, places.numel(), 16, [&](int64_t begin, int64_t end) {

@@ -50,10 +50,11 @@ class RowMask {
   bool is_blocks() const { return is_blocks_; }
 
   /// Put it into the options of calls with queries of `dtype` on this rank's rows: the block mask, and unless
-  /// is_blocks() an attended_bias [1, 1, A, N] of 0 and minus infinity, fp32 (fp64 for fp64): keep the
-  /// options for all layers. Throws ValueError for rows of another length and for options that have a bias
-  /// already.
-  void add_to(SequenceAttentionOptions& options, const SequenceLayout& layout, at::ScalarType dtype) const;
+  /// is_blocks() an attended_bias [1, 1, A, N] of 0 and minus infinity, fp32 (fp64 for fp64), or `in_bits`
+  /// attended_bits: keep the options for all layers. Throws ValueError for rows of another length and for
+  /// options that have a bias already.
+  void add_to(SequenceAttentionOptions& options, const SequenceLayout& layout, at::ScalarType dtype,
+              bool in_bits = false) const;
 
  private:
   RowMask(const SeesTable& table, int64_t block);

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "axial/ops/common/kernel_call.h"
+#include "axial/parallel/sequence_attention/pair_bits.h"
 
 namespace axial::parallel::detail {
 
@@ -46,11 +47,11 @@ bool set_intervals(const Sight& sight, Piece& piece) {
   return any;
 }
 
-ops::KnownPairs pairs_of(const Sight& sight, const Interval& queries, const Interval& keys) {
+// `own`: of the queries that are among the keys.
+ops::KnownPairs pairs_of(const Sight& sight, const Interval& queries, const Interval& keys, bool own) {
   // Key j and query i of the piece lie j - i + shift apart.
   const int64_t shift = keys.begin - queries.begin, row = sight.ring.size();
   const int64_t window = sight.window > 0 ? std::min(sight.window, row) : row;
-  const bool own = queries.begin == keys.begin;
   return {ops::pairs_between(queries.size(), keys.size(), -window - shift, -shift),
           own ? static_cast<double>(queries.size()) * static_cast<double>(row) : 0};
 }
@@ -104,6 +105,7 @@ at::Tensor dense_mask(const Sight& sight, const Blocks& mask, const Piece& piece
 void set_mask(const Sight& sight, const at::Tensor& q, Piece& piece) {
   const bool aligned =
       piece.queries.begin % sight.query_block == 0 && piece.keys.begin % sight.key_block == 0;
+  if (!aligned && sight.attended_bits) return;  // they say it all: blocks only skip
   const at::ScalarType dtype = ops::accumulate_type(q.scalar_type());
   if (q.is_meta()) {
     if (aligned) {
@@ -123,15 +125,34 @@ void set_mask(const Sight& sight, const at::Tensor& q, Piece& piece) {
   }
 }
 
+// Queries that attend together: of one interval, and where pairs have bits so many at a time, cut where
+// blocks of masks begin.
+std::vector<std::pair<Interval, Interval>> query_parts(const Sight& sight) {
+  std::vector<std::pair<Interval, Interval>> parts;  // and the interval that each is of
+  int64_t most = sight.attended_queries;
+  if (sight.attended_bits && most == 0) most = queries_at_a_time(sight.ring.size());
+  if (!sight.attended_bits) most = 0;
+  for (const Interval& all : sight.ring.owned(sight.rank)) {
+    int64_t begin = all.begin;
+    do {
+      const int64_t end = most > 0 ? std::min(all.end, (begin / most + 1) * most) : all.end;
+      parts.push_back({{begin, end}, all});
+      begin = end;
+    } while (begin < all.end);
+  }
+  return parts;
+}
+
 }  // namespace
 
 std::vector<Piece> pieces_of(const Sight& sight, int64_t key_rank, const at::Tensor& q) {
   std::vector<Piece> pieces;
   int64_t query_at = 0;
-  for (const Interval& queries : sight.ring.owned(sight.rank)) {
+  for (const auto& [queries, all] : query_parts(sight)) {
     int64_t key_at = 0;
     for (const Interval& keys : sight.ring.owned(key_rank)) {
-      Piece piece{queries, keys, query_at, key_at, {}, pairs_of(sight, queries, keys), std::nullopt};
+      const bool own = all.begin == keys.begin;
+      Piece piece{queries, keys, query_at, key_at, {}, pairs_of(sight, queries, keys, own), std::nullopt};
       key_at += keys.size();
       if (!may_see(sight, queries, keys) || !set_intervals(sight, piece)) continue;
       if (sight.mask_rows) set_mask(sight, q, piece);

@@ -25,6 +25,9 @@ struct Sight {
   int64_t window = 0;                                 ///< 0: all
   std::optional<at::Tensor> mask_rows, mask_columns;  ///< over the row
   int64_t query_block = 0, key_block = 0;
+  /// Of SequenceAttentionOptions; pieces then are of so many queries.
+  std::optional<at::Tensor> attended_bits = std::nullopt;
+  int64_t attended_queries = 0;
 };
 
 /// Queries times keys, each contiguous in the row and in the local order of who holds them.

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "axial/core/check/check.h"
+#include "axial/parallel/sequence_attention/pair_bits.h"
 
 namespace axial::parallel {
 
@@ -23,9 +24,11 @@ at::Tensor in_dtype_of_bias(at::Tensor bias, at::ScalarType dtype) {
 
 }  // namespace
 
-RecordMask::RecordMask(SeesFunction sees) : RecordMask(SeesTable{0, std::move(sees)}) {}
+RecordMask::RecordMask(SeesFunction sees, int64_t host_tokens)
+    : RecordMask(SeesTable{0, std::move(sees)}, host_tokens) {}
 
-RecordMask::RecordMask(SeesTable table) : table_(std::move(table)) {
+RecordMask::RecordMask(SeesTable table, int64_t host_tokens)
+    : table_(std::move(table)), host_tokens_(host_tokens) {
   AXIAL_CHECK(table_.sees != nullptr, kOp, "function; expected one, got none");
 }
 
@@ -42,7 +45,7 @@ void RecordMask::add_to(SequenceAttentionOptions& options, const NamedTensors& b
   AXIAL_CHECK(found != batch.end(), kOp,
               "tensor 'record_starts' of the batch; expected what SequenceLayout::make_batch makes");
   const at::Tensor& starts = found->second;
-  AXIAL_CHECK(!options.bias && !options.attended_bias && !options.mask_rows, kOp,
+  AXIAL_CHECK(!options.bias && !options.attended_bias && !options.attended_bits && !options.mask_rows, kOp,
               "options; expected neither a bias nor a block mask beside a mask of records");
   const int64_t attended = layout.ring().local_size(layout.ring_rank());
   AXIAL_CHECK(starts.dim() == 2 && starts.size(1) == attended && starts.scalar_type() == at::kLong, kOp,
@@ -56,6 +59,7 @@ void RecordMask::add_to(SequenceAttentionOptions& options, const NamedTensors& b
                      made_->record_starts.storage_offset() == starts.storage_offset();
   if (!known) made_ = Made{starts, dtype, make(starts, layout, dtype)};
   options.attended_bias = made_->options.attended_bias;
+  options.attended_bits = made_->options.attended_bits;
   options.mask_rows = made_->options.mask_rows;
   options.mask_columns = made_->options.mask_columns;
   options.query_block = made_->options.query_block;
@@ -65,6 +69,12 @@ void RecordMask::add_to(SequenceAttentionOptions& options, const NamedTensors& b
 SequenceAttentionOptions RecordMask::make(const at::Tensor& record_starts, const SequenceLayout& layout,
                                           at::ScalarType dtype) const {
   SequenceAttentionOptions out;
+  const bool in_bits = layout.length() > host_tokens_;
+  if (record_starts.is_meta() && in_bits) {
+    out.attended_bits =
+        make_pair_bits(record_starts.size(0), record_starts.size(1), layout.length(), at::kMeta);
+    return out;
+  }
   if (record_starts.is_meta()) {  // what rows hold is not known: as if they were packed
     out.attended_bias =
         at::empty({record_starts.size(0), 1, record_starts.size(1), layout.length()},
@@ -75,6 +85,10 @@ SequenceAttentionOptions RecordMask::make(const at::Tensor& record_starts, const
   check_lengths(layout.attended_positions() - host);
   const bool whole =
       (table_.length == 0 || layout.length() <= table_.length) && !host.ne(0).any().item<bool>();
+  if (!whole && in_bits) {
+    out.attended_bits = row_bits(host, layout);
+    return out;
+  }
   if (!whole) {
     out.attended_bias = in_dtype_of_bias(row_bias(host, layout), dtype);
     return out;
@@ -82,7 +96,7 @@ SequenceAttentionOptions RecordMask::make(const at::Tensor& record_starts, const
   if (!whole_rows_ || whole_rows_->length() != layout.length()) {
     whole_rows_ = std::make_unique<RowMask>(layout.length(), table_.sees);
   }
-  whole_rows_->add_to(out, layout, dtype);
+  whole_rows_->add_to(out, layout, dtype, in_bits);
   return out;
 }
 
@@ -103,6 +117,24 @@ at::Tensor RecordMask::row_bias(const at::Tensor& record_starts, const SequenceL
     }
   });
   return bias;
+}
+
+at::Tensor RecordMask::row_bits(const at::Tensor& record_starts, const SequenceLayout& layout) const {
+  const int64_t rows = record_starts.size(0), attended = record_starts.size(1);
+  const at::Tensor places = layout.attended_positions();
+  const auto* place = places.const_data_ptr<int64_t>();
+  const auto* start = record_starts.const_data_ptr<int64_t>();
+  const at::Tensor bits = make_pair_bits(rows, attended, layout.length(), at::kCPU);
+  auto* out = bits.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, rows * attended, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t query = place[i % attended] - start[i];
+      for (int64_t key = 0; key <= query; ++key) {
+        if (!table_.sees(query, key)) hide_key(out + i * bits.size(2), start[i] + key);
+      }
+    }
+  });
+  return bits;
 }
 
 at::Tensor RecordMask::cached_bias(const at::Tensor& q_positions, const at::Tensor& k_positions,

@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "axial/core/check/check.h"
+#include "axial/parallel/sequence_attention/pair_bits.h"
 #include "axial/testing/temporary_folder/temporary_folder.h"
 
 namespace axial::parallel {
@@ -41,6 +42,13 @@ bool lets_see(const SequenceAttentionOptions& o, int64_t row, int64_t local, int
     for (int64_t i = rows[block]; i < rows[block + 1]; ++i) found = found || columns[i] == key / o.key_block;
     if (!found) return false;
   }
+  if (o.attended_bits) {
+    EXPECT_FALSE(o.attended_bias);
+    const at::Tensor& bits = *o.attended_bits;
+    const at::Tensor q = at::empty({0}, at::kFloat);
+    const at::Tensor pair = bias_of_bits(bits, {local, local + 1}, {key, key + 1}, q);
+    return pair[bits.size(0) == 1 ? 0 : row][0][0][0].item<double>() == 0;
+  }
   if (!o.attended_bias) return true;
   const at::Tensor& of_row = *o.attended_bias;
   const double bias = of_row[of_row.size(0) == 1 ? 0 : row][0][local][key].item<double>();
@@ -69,7 +77,7 @@ TEST(RecordMask, EveryPairOnEveryRank) {
   constexpr int64_t kLength = 23;
   const RecordMask odd(odd_pairs);
   const SeesFunction near = sees_window_and_global(3, {0, 6});
-  const RecordMask window(near);
+  const RecordMask window(near), odd_in_bits(odd_pairs, 0), window_in_bits(near, kLength - 1);
   for (const auto& [ring, ulysses] : {std::pair{1, 1}, {1, 3}, {3, 1}, {2, 2}}) {
     for (int64_t r = 0; r < ring * ulysses; ++r) {
       const Mesh mesh({{"ring", ring}, {"ulysses", ulysses}}, ring * ulysses, r);
@@ -79,6 +87,8 @@ TEST(RecordMask, EveryPairOnEveryRank) {
             packed_rows(kLength, {{0}, {0}}, 19), packed_rows(kLength, {{0}, {0, 9}}, 23)}) {
         check_layout(odd, odd_pairs, layout, rows);
         check_layout(window, near, layout, rows);
+        check_layout(odd_in_bits, odd_pairs, layout, rows);
+        check_layout(window_in_bits, near, layout, rows);
       }
     }
   }
@@ -106,6 +116,23 @@ TEST(RecordMask, OneRecordPerRowSkipsBlocks) {
   mask.add_to(options, layout.make_batch(packed_rows(256, {{0}}, 256), 0), layout, at::kFloat);
   EXPECT_FALSE(options.attended_bias);
   EXPECT_EQ(options.mask_columns->numel(), 4);
+}
+
+// One bit a pair, of the queries of a rank; what is written out of it at a time does not grow with the
+// queries.
+TEST(RecordMask, LongRowsTakeBits) {
+  const auto bytes_of = [](int64_t length, int64_t host_tokens) {
+    const RecordMask mask(odd_pairs, host_tokens);
+    const auto layout = SequenceLayout::over(Mesh({{"ring", 2}}, 2, 1), length);
+    SequenceAttentionOptions options;
+    mask.add_to(options, layout.make_batch(packed_rows(length, {{0, 9}}, length), 0), layout, at::kBFloat16);
+    return (options.attended_bits ? options.attended_bits : options.attended_bias)->nbytes();
+  };
+  EXPECT_EQ(bytes_of(256, 256), 128U * 256U * 4U);
+  EXPECT_EQ(bytes_of(256, 255), 128U * 256U / 8U);
+  EXPECT_EQ(queries_at_a_time(int64_t{1} << 16), 256);
+  EXPECT_EQ(queries_at_a_time(int64_t{1} << 18), 64);
+  EXPECT_EQ(queries_at_a_time(int64_t{1} << 24), 64);
 }
 
 TEST(RecordMask, LayersOfABatchShareOne) {

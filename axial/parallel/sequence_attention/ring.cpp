@@ -9,6 +9,7 @@
 
 #include "axial/ops/attention/partial.h"
 #include "axial/ops/common/kernel_call.h"
+#include "axial/parallel/sequence_attention/pair_bits.h"
 
 namespace axial::parallel::detail {
 
@@ -88,7 +89,13 @@ at::Tensor keys_of(const at::Tensor& block, int64_t which, const Piece& piece) {
   return block.select(0, which).narrow(1, piece.key_at, piece.keys.size());
 }
 
-ops::OptionalTensor bias_of(const at::Tensor& bias, const Piece& piece) {
+// Of all pairs, or written out of bits for these.
+ops::OptionalTensor bias_of(const RingCall& call, const at::Tensor& bias, const Piece& piece,
+                            const at::Tensor& q) {
+  if (call.sight.attended_bits) {
+    return bias_of_bits(*call.sight.attended_bits, {piece.query_at, piece.query_at + piece.queries.size()},
+                        piece.keys, q);
+  }
   if (!bias.defined()) return std::nullopt;
   return bias.narrow(2, piece.query_at, piece.queries.size()).narrow(3, piece.keys.begin, piece.keys.size());
 }
@@ -103,10 +110,11 @@ ops::AttentionPartial forward_ring(const at::Tensor& q, const at::Tensor& kv, co
     blocks.start_next(step);
     for (const Piece& piece : pieces_of(call.sight, ring.owner(step), q)) {
       const ops::KnownPairsScope pairs(piece.pairs);
-      ops::merge_partials(rows_of(sum, piece),
-                          ops::attention_partial(rows_of(q, piece), keys_of(blocks.now(), 0, piece),
-                                                 keys_of(blocks.now(), 1, piece), bias_of(bias, piece),
-                                                 piece.hidden, piece.pattern, call.scale));
+      ops::merge_partials(
+          rows_of(sum, piece),
+          ops::attention_partial(rows_of(q, piece), keys_of(blocks.now(), 0, piece),
+                                 keys_of(blocks.now(), 1, piece), bias_of(call, bias, piece, q), piece.hidden,
+                                 piece.pattern, call.scale));
     }
     if (step + 1 < ring.size()) blocks.finish_next();
   }
@@ -168,12 +176,12 @@ class BackwardRing {
     const ops::KnownPairsScope pairs(piece.pairs);
     const ops::AttentionGradients share = ops::attention_partial_backward(
         rows_of(grad_, piece), rows_of(merged_, piece), rows_of(q_, piece), keys_of(blocks_.now(), 0, piece),
-        keys_of(blocks_.now(), 1, piece), bias_of(bias_, piece), piece.hidden, piece.pattern, call_.scale,
-        {true, true, true, wants_bias, false});
+        keys_of(blocks_.now(), 1, piece), bias_of(call_, bias_, piece, q_), piece.hidden, piece.pattern,
+        call_.scale, {true, true, true, wants_bias, false});
     rows_of(sums_.dq, piece).add_(share[0]);
     keys_of(dkv, 0, piece).add_(share[1]);
     keys_of(dkv, 1, piece).add_(share[2]);
-    if (wants_bias) bias_of(sums_.dbias, piece)->add_(share[3]);
+    if (wants_bias) bias_of(call_, sums_.dbias, piece, q_)->add_(share[3]);
   }
 
   const RingCall& call_;

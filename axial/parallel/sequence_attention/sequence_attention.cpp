@@ -91,6 +91,16 @@ void check_options(const at::Tensor& q, int64_t rows, const SequenceLayout& layo
                 kOp, "bias; expected [1 or {}, 1 or {}, {}, {}], got [{}]", rows, q.size(1),
                 layout.local_length(), row, fmt::join(b.sizes(), ", "));
   }
+  if (o.attended_bits) {
+    const at::Tensor& b = *o.attended_bits;
+    const int64_t attended = layout.ring().local_size(layout.ring_rank());
+    AXIAL_CHECK(!o.bias && !o.attended_bias, kOp, "attended_bits; expected no bias beside them, got one");
+    AXIAL_CHECK(b.dim() == 3 && b.scalar_type() == at::kByte && (b.size(0) == 1 || b.size(0) == rows) &&
+                    b.size(1) == attended && b.size(2) == (row + 7) / 8 && (b.is_cpu() || b.is_meta()),
+                kOp, "attended_bits; expected uint8 [1 or {}, {}, {}] on the host, got {} [{}] on {}", rows,
+                attended, (row + 7) / 8, c10::toString(b.scalar_type()), fmt::join(b.sizes(), ", "),
+                b.device().str());
+  }
   if (o.attended_bias) {
     const at::Tensor& b = *o.attended_bias;
     const int64_t attended = layout.ring().local_size(layout.ring_rank());
@@ -135,7 +145,8 @@ at::Tensor attend_heads(const at::Tensor& q, const at::Tensor& k, const at::Tens
                         const NamedTensors& batch, const StepContext& context, const Options& options) {
   const int64_t ring = degree_of(context.ranks, "ring"), ulysses = degree_of(context.ranks, "ulysses");
   ops::AttentionResult* kept = context.kept ? &context.kept->next() : nullptr;
-  if (ring * ulysses == 1 && !options.bias && !options.attended_bias && !options.mask_rows) {
+  const bool in_parts = options.attended_bits.has_value();
+  if (ring * ulysses == 1 && !options.bias && !options.attended_bias && !in_parts && !options.mask_rows) {
     ops::AttentionPattern pattern;
     pattern.causal = true;
     pattern.window = options.window;
@@ -154,6 +165,8 @@ at::Tensor attend_heads(const at::Tensor& q, const at::Tensor& k, const at::Tens
   detail::Sight sight{layout.ring(),        layout.ring_rank(),  record_starts,
                       std::nullopt,         options.window,      options.mask_rows,
                       options.mask_columns, options.query_block, options.key_block};
+  sight.attended_bits = options.attended_bits;
+  sight.attended_queries = options.attended_queries;
   if (options.alibi_slopes) sight.alibi_slopes = heads.own_heads(*options.alibi_slopes);
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(2))));
   const detail::RingCall call{std::move(sight), heads, scale, context.ranks, kept};
@@ -162,9 +175,11 @@ at::Tensor attend_heads(const at::Tensor& q, const at::Tensor& k, const at::Tens
   std::optional<at::Tensor> bias = options.attended_bias;
   if (options.bias) bias = heads.bias_to_heads(*options.bias);
   const at::Tensor queries = heads.to_heads(by_row(q));
-  if (ring * ulysses == 1) return attend_whole(queries, by_row(k), by_row(v), bias, call).flatten(0, 1);
+  if (ring * ulysses == 1 && !in_parts) {
+    return attend_whole(queries, by_row(k), by_row(v), bias, call).flatten(0, 1);
+  }
   const at::Tensor kv = at::stack({by_row(k), by_row(v)});
-  if (ring > 1 || !heads.parts_all_heads()) {
+  if (ring > 1 || in_parts || !heads.parts_all_heads()) {
     return heads.to_positions(detail::ring_attention(queries, kv, bias, call)).flatten(0, 1);
   }
   const std::vector<at::Tensor> parts = heads.keys_to_heads(kv).unbind(0);

@@ -24,6 +24,10 @@ struct SequenceAttentionOptions {
   /// its ulysses ranks know them alike. A constant: has no gradient, and no byte of it is sent. fp32, or of
   /// the dtype of q; not beside `bias`.
   std::optional<at::Tensor> attended_bias;
+  /// In place of attended_bias, for long rows: what it hides in one bit a pair, uint8 [B or 1, A, ceil(N /
+  /// 8)] on the host (pair_bits.h). Queries then attend some at a time, and a bias is there for these alone.
+  std::optional<at::Tensor> attended_bits;
+  int64_t attended_queries = 0;  ///< that attend at a time with bits; 0: queries_at_a_time()
   /// Blocks of the row that see each other, for all heads and rows, as in ops::AttentionPattern: query block
   /// r sees the key blocks mask_columns[mask_rows[r]] to mask_columns[mask_rows[r + 1] - 1].
   std::optional<at::Tensor> mask_rows;     ///< [ceil(N / query_block) + 1] int64

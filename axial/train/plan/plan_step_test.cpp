@@ -35,6 +35,7 @@ struct Case {
   int64_t head_groups = 1;
   int64_t tile_tokens = 0;
   bool learned = false;  // positions, of a table that ranks of the sequence share
+  bool bits = false;     // a mask in one bit a pair
 };
 
 std::string name_of(const Case& c) {
@@ -42,7 +43,8 @@ std::string name_of(const Case& c) {
   return fmt::format(
       "data {} pipe {} ring {} ulysses {} tensor {}{} | {} | {}{} | {}", m.data, m.pipe, m.ring, m.ulysses,
       m.tensor,
-      fmt::format("{}{}{}{}", c.learned ? ", learned positions" : "", m.sequence_regions ? ", regions" : "",
+      fmt::format("{}{}{}{}{}", c.learned ? ", learned positions" : "", c.bits ? ", mask in bits" : "",
+                  m.sequence_regions ? ", regions" : "",
                   m.stages_per_rank > 1 ? fmt::format(", {} stages a rank", m.stages_per_rank) : "",
                   m.pipe_schedule == parallel::PipeSchedule::kGPipe ? ", GPipe" : ""),
       m.zero, c.recompute,
@@ -74,8 +76,11 @@ data::Batch rows_of(const SequenceLayout& layout, int64_t first, int64_t count) 
 
 StepToPlan step_of(const Case& c, int64_t world_size, const models::ModelRegistry& registry) {
   StepToPlan what;
-  what.build = [&registry, tied = c.tied, learned = c.learned] {
-    return registry.at("decoder").build({{"position", learned ? "learned" : "rotary"},
+  nlohmann::json mask = nlohmann::json::object();
+  if (c.bits) mask = {{"window", 8}, {"global", {0, 40}}, {"host_tokens", kLength - 1}};
+  what.build = [&registry, mask, tied = c.tied, learned = c.learned] {
+    return registry.at("decoder").build({{"attention_mask", mask},
+                                         {"position", learned ? "learned" : "rotary"},
                                          {"vocab_size", 69},
                                          {"hidden_size", 48},
                                          {"num_layers", 4},
@@ -288,6 +293,12 @@ Case learned(MeshOptions options, int64_t recompute = 0, Precision precision = k
 TEST(PlanStep, TablesOfPositions) {
   EXPECT_EQ(run(2, {learned(mesh(1, 2, 1, 1)), learned(mesh(1, 2, 1, 1, 3), 1, kBf16),
                     learned(mesh(1, 1, 2, 1)), learned(mesh(1, 1, 2, 1, 1), 2)}),
+            "");
+}
+
+TEST(PlanStep, MasksInBits) {
+  EXPECT_EQ(run(2, {{.mesh = mesh(1, 1, 2, 1), .bits = true},
+                    {.mesh = mesh(2, 1, 1, 1), .recompute = 1, .precision = kBf16, .bits = true}}),
             "");
 }
 

@@ -30,7 +30,8 @@ constexpr const char* kFree[] = {"/train/steps",
                                  "/train/offload_optimizer",
                                  "/train/offload_folder",
                                  "/train/shard_positions",
-                                 "/model/max_positions"};
+                                 "/model/max_positions",
+                                 "/model/attention_mask/host_tokens"};
 
 // A pattern may not take a folder named "run[1]" of the working directory for a part of itself.
 std::string escaped(const std::string& folder) {
