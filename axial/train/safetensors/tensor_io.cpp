@@ -49,13 +49,9 @@ at::Tensor read_held(const SafetensorsFile& file, std::string_view name, const p
   const std::byte* from = file.bytes(name).data();
   auto* to = static_cast<std::byte*>(out.data_ptr());
   for (int64_t i = 0; i < count;) {  // runs of neighbours are copied at once
-    const int64_t first = holding.global_index(entry.shape, i);
-    int64_t run = 1;
-    while (i + run < count && holding.global_index(entry.shape, i + run) == first + run) {
-      ++run;
-    }
-    std::memcpy(to + i * element, from + first * element, static_cast<size_t>(run * element));
-    i += run;
+    const parallel::Holding::Run run = holding.run_at(entry.shape, i);
+    std::memcpy(to + i * element, from + run.global * element, static_cast<size_t>(run.length * element));
+    i += run.length;
   }
   const std::vector<int64_t> sliced = holding.sliced_shape();
   int64_t whole = 1;
