@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "axial/core/check/check.h"
+#include "axial/ops/common/memory_count.h"
 #include "axial/ops/embedding/embedding.h"
 #include "axial/parallel/collectives/collectives.h"
 #include "axial/parallel/collectives/rows.h"
@@ -64,7 +65,9 @@ at::Tensor position_rows(const Parameter& table, const PositionCut& cut, const N
               kOp, "'{}' is cut over {} ranks of ring and ulysses; expected to run on as many",
               table.spec.name, layout.num_ranks());
   const Axes axes = context.ranks->mesh().sequence_axes();
+  std::optional<ops::MemoryScope> gathered(ops::MemoryUse::kGathered);
   const at::Tensor whole = gather_from(table.value, 0, context.ranks, axes, sizes_of(layout));
+  gathered.reset();
   if (positions.is_meta()) return ops::embedding(whole, at::empty_like(positions));
   const at::Tensor places = gathered_places(layout).to(positions.device());
   return ops::embedding(whole, places.index_select(0, positions.flatten()).view_as(positions));

@@ -62,6 +62,12 @@ int64_t of_model(const RunRecipe& r, std::string_view key, int64_t otherwise) {
   return value.is_number_integer() && value.get<int64_t>() > 0 ? value.get<int64_t>() : otherwise;
 }
 
+// A learned table over ranks of a sequence.
+bool shares_positions(const RunRecipe& r) {
+  const recipe::Node* position = r.model.find("position");
+  return position != nullptr && position->scalar == "learned" && r.parallel.ring * r.parallel.ulysses > 1;
+}
+
 // Those that part the key/value heads evenly over tensor and ulysses: with others ranks hold uneven groups.
 std::vector<int64_t> groups_of_heads(const RunRecipe& r) {
   constexpr int64_t kMost = 8;  // smaller messages and products gain little
@@ -106,6 +112,8 @@ std::vector<Switch> memory_switches() {
             where(recomputes, {kStays, kHost}),
             /*swept=*/false),
       entry("train.offload_optimizer", kTrain, &Train::offload_optimizer, always({kStays, kHost}),
+            /*swept=*/false),
+      entry("train.shard_positions", kTrain, &Train::shard_positions, where(shares_positions, {0, 1}),
             /*swept=*/false),
       entry("train.micro_batch", kTrain, &Train::micro_batch, rows_at_a_time, /*swept=*/false),
   };
