@@ -14,10 +14,18 @@ KILLS = int(os.environ.get("AXIAL_KILLS", "4"))
 STEPS = 30
 
 
-def command(program, recipe, genes, run) -> list[str]:
+# Files without a name: a kill leaves nothing of them.
+OFFLOADED = [
+    "parallel.zero=3", "train.offload_parameters=file", "train.offload_optimizer=file",
+    "train.recompute_group=1", "train.offload_checkpoints=file",
+]  # fmt: skip
+
+
+def command(program, recipe, genes, run, settings=()) -> list[str]:
+    extra = [word for setting in settings for word in ("--set", setting)]
     return [
         str(program), "train", str(recipe), "--data", str(genes), "--out", str(run),
-        "--set", f"train.steps={STEPS}", "--set", "train.checkpoint_every=2",
+        "--set", f"train.steps={STEPS}", "--set", "train.checkpoint_every=2", *extra,
     ]  # fmt: skip
 
 
@@ -26,7 +34,8 @@ def final_weights(run: pathlib.Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.glob("*.safetensors"))}
 
 
-def test_killed_runs_end_like_an_uninterrupted_one(axial_program, test_recipe, genes, tmp_path):
+@pytest.mark.parametrize("settings", [[], OFFLOADED], ids=["resident", "offloaded"])
+def test_killed_runs_end_like_an_uninterrupted_one(axial_program, test_recipe, genes, tmp_path, settings):
     whole = tmp_path / "whole"
     start = time.monotonic()
     subprocess.run(command(axial_program, test_recipe, genes, whole), check=True, capture_output=True)
@@ -37,7 +46,7 @@ def test_killed_runs_end_like_an_uninterrupted_one(axial_program, test_recipe, g
     kills = 0
     while kills < KILLS:
         process = subprocess.Popen(
-            command(axial_program, test_recipe, genes, broken),
+            command(axial_program, test_recipe, genes, broken, settings),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
@@ -54,7 +63,10 @@ def test_killed_runs_end_like_an_uninterrupted_one(axial_program, test_recipe, g
         assert final_weights(broken) == final_weights(whole)
         broken = tmp_path / f"broken{kills}"
     done = subprocess.run(
-        command(axial_program, test_recipe, genes, broken), capture_output=True, text=True, check=False
+        command(axial_program, test_recipe, genes, broken, settings),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     weights = final_weights(whole)

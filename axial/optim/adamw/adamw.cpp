@@ -58,7 +58,7 @@ void check_row(const parallel::Parameter& row) {
     check_companion(row, name, updated_dtype(row));
   }
   if (has_master(row)) check_companion(row, "master", updated_dtype(row));
-  check_like(row, "value", row.part(), row.value.scalar_type());
+  if (!row.away.defined()) check_like(row, "value", row.part(), row.value.scalar_type());
   check_like(row, "gradient", row.grad, row.grad.scalar_type());
   AXIAL_CHECK(row.value.is_cpu() || row.value.is_meta(), kOp, "device of '{}'; expected cpu or meta, got {}",
               row.spec.name, row.value.device().str());
@@ -70,11 +70,7 @@ struct Key {
   auto operator<=>(const Key&) const = default;  // NOLINT(modernize-use-nullptr): a slip of clang-tidy 14
 };
 
-// Elements from `at` on.
-void* elements_of(const at::Tensor& tensor, int64_t at = 0) {
-  return static_cast<std::byte*>(tensor.mutable_data_ptr()) +
-         at * static_cast<int64_t>(tensor.element_size());
-}
+void* elements_of(const at::Tensor& tensor) { return tensor.mutable_data_ptr(); }
 
 // What one pass updates.
 class Pass {
@@ -84,16 +80,15 @@ class Pass {
 
   void add(const StateSpan& span) {
     const parallel::Parameter& row = *span.row;
-    const at::Tensor part = row.part();
     const bool has_copy = span.master.defined();
     const Key key{ops::dtype_of(span.exp_avg, kOp), ops::dtype_of(row.grad, kOp),
                   has_copy ? ops::dtype_of(row.value, kOp) : DType::kBF16};
-    lists_[key].push_back({.parameter = has_copy ? elements_of(span.master) : elements_of(part, span.begin),
+    lists_[key].push_back({.parameter = has_copy ? elements_of(span.master) : elements_of(span.value),
                            .exp_avg = elements_of(span.exp_avg),
                            .exp_avg_sq = elements_of(span.exp_avg_sq),
                            .grad = static_cast<const std::byte*>(row.grad.const_data_ptr()) +
                                    span.begin * static_cast<int64_t>(row.grad.element_size()),
-                           .copy = has_copy ? elements_of(part, span.begin) : nullptr,
+                           .copy = has_copy ? elements_of(span.value) : nullptr,
                            .count = span.end - span.begin,
                            .step = step_,
                            .lr = learning_rate_,
@@ -148,13 +143,15 @@ AdamW::AdamW(AdamWOptions options, parallel::ParameterTable& parameters)
     for (const char* name : {"exp_avg", "exp_avg_sq"}) {
       if (std::find(names.begin(), names.end(), name) != names.end()) continue;
       parameters_.add_companion(*row, name,
-                                at::zeros(row->holding.held_shape(), row->part().options().dtype(dtype)));
+                                at::zeros(row->holding.held_shape(), row->value.options().dtype(dtype)));
     }
   }
-  parallel::OffloadStore* store = parameters_.companion_store();
-  if (store == nullptr) return;
-  store->settle();
-  if (store->options().to == parallel::OffloadTo::kFile) pieces_ = std::make_unique<StatePieces>(parameters_);
+  parallel::OffloadStore* const states = parameters_.companion_store();
+  if (states != nullptr) states->settle();
+  for (const parallel::OffloadStore* store : {states, parameters_.value_store()}) {
+    const bool is_file = store != nullptr && store->options().to == parallel::OffloadTo::kFile;
+    if (is_file && !pieces_) pieces_ = std::make_unique<StatePieces>(parameters_);
+  }
 }
 
 AdamW::~AdamW() = default;
@@ -168,8 +165,7 @@ void AdamW::step(double learning_rate, double grad_scale) {
     row->value.unsafeGetTensorImpl()->bump_version();         // a graph that saved it must notice
     if (!row->value.is_meta()) updated.push_back(row.get());  // else there is nothing to compute
   }
-  if (updated.empty()) return;
-  if (pieces_) {
+  if (pieces_) {  // without data too: what goes to and from the file is counted
     pieces_->for_each([&](const std::vector<StateSpan>& spans) {
       Pass pass(options_, step_, learning_rate, grad_scale);
       for (const StateSpan& span : spans) pass.add(span);
@@ -179,7 +175,8 @@ void AdamW::step(double learning_rate, double grad_scale) {
   }
   Pass pass(options_, step_, learning_rate, grad_scale);
   for (parallel::Parameter* row : updated) {
-    pass.add({row, 0, row->part().numel(), has_master(*row) ? row->companion("master") : at::Tensor(),
+    const at::Tensor part = row->part();
+    pass.add({row, 0, part.numel(), part, has_master(*row) ? row->companion("master") : at::Tensor(),
               row->companion("exp_avg"), row->companion("exp_avg_sq")});
   }
   pass.run();

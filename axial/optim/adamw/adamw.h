@@ -33,8 +33,8 @@ class StatePieces;
 
 /// Keeps its moments as companions "exp_avg" and "exp_avg_sq" of each row (dtype of the master: fp32, fp64
 /// for fp64) and updates "master" where there is one, else the value. Rows without a gradient are left alone.
-/// Companions that the table offloads to the host are updated there; those in a file come to the host piece
-/// by piece. The results are the same bits.
+/// Companions, and held parts of values, that the table offloads to the host are updated there; those in a
+/// file come to the host piece by piece. The results are the same bits.
 class AdamW {
  public:
   /// Allocate missing moments (zeros), where the table keeps companions; for a file also buffers on the host

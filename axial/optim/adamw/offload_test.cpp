@@ -57,9 +57,12 @@ void set_gradients(ParameterTable& table, int64_t step) {
 
 class Training {
  public:
-  Training(at::ScalarType dtype, std::shared_ptr<OffloadStore> store, at::Device device = at::kCPU) {
+  Training(at::ScalarType dtype, std::shared_ptr<OffloadStore> store, at::Device device = at::kCPU,
+           std::shared_ptr<OffloadStore> values = nullptr) {
     declare(table);
+    for (const auto& row : table.rows()) row->zero_stage = values ? 3 : 0;
     table.offload_companions(std::move(store));
+    table.offload_values(std::move(values));
     table.materialize(device, dtype, 5);
     adamw = std::make_unique<AdamW>(AdamWOptions{}, table);
   }
@@ -91,6 +94,32 @@ TEST(AdamWOffload, GivesTheSameBits) {
         ASSERT_EQ(a.companion_names(), b.companion_names());
         for (const std::string& name : a.companion_names()) {
           EXPECT_TRUE(at::equal(a.companion(name), b.companion(name))) << name;
+        }
+      }
+    }
+  }
+}
+
+// Values in a store too, whatever the states are in.
+TEST(AdamWOffload, UpdatesValuesWhereTheyLie) {
+  const TemporaryFolder folder;
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    Training resident(dtype, nullptr);
+    resident.steps(2);
+    for (const OffloadTo states : {OffloadTo::kNone, OffloadTo::kFile}) {
+      for (const OffloadTo values : {OffloadTo::kHost, OffloadTo::kFile}) {
+        SCOPED_TRACE(fmt::format("{} states {} values {}", c10::toString(dtype), static_cast<int>(states),
+                                 static_cast<int>(values)));
+        Training away(dtype, make_store(states, folder, at::kCPU), at::kCPU,
+                      make_store(values, folder, at::kCPU));
+        away.steps(2);
+        for (size_t i = 0; i < resident.table.rows().size(); ++i) {
+          const auto& a = *resident.table.rows()[i];
+          const auto& b = *away.table.rows()[i];
+          EXPECT_TRUE(at::equal(a.part(), b.part())) << a.spec.name;
+          for (const std::string& name : a.companion_names()) {
+            EXPECT_TRUE(at::equal(a.companion(name), b.companion(name))) << name << " of " << a.spec.name;
+          }
         }
       }
     }

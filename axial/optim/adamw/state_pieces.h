@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Optimizer states in a file, brought to the host piece by piece: one piece is worked on while the next is
-// read and the one before is written. Used by adamw.cpp.
+// Optimizer states and values in a file, brought to the host piece by piece: one piece is worked on while the
+// next is read and the one before is written. Used by adamw.cpp.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,22 +16,23 @@
 
 namespace axial::optim {
 
-/// Elements [begin, end) of the held part of a row, and where its companions are now, each as the elements of
-/// this span on the host; undefined where the row has no such companion.
+/// Elements [begin, end) of the held part of a row, and where its value and companions are now, each as the
+/// elements of this span; undefined where the row has no such companion.
 struct StateSpan {
   parallel::Parameter* row = nullptr;
   int64_t begin = 0;
   int64_t end = 0;
-  at::Tensor master, exp_avg, exp_avg_sq;
+  at::Tensor value, master, exp_avg, exp_avg_sq;
 };
 
 /// Pieces are at most kBytes per companion, of whole rows or of parts of one row. Three sets of buffers: host
-/// bytes are 3 sets x 2 or 3 companions x kBytes at most.
+/// bytes are at most 3 sets x kBytes for each companion in a file, and as many elements of values there.
 class StatePieces {
  public:
   static constexpr int64_t kBytes = int64_t{4} << 20;
 
-  /// Over the rows with companions, which are in the table's store and of one dtype. Throws ValueError.
+  /// Over the rows with gradient, whose companions are of one dtype; those and values that the table keeps in
+  /// a file come in buffers, others are taken where they are. Throws ValueError.
   explicit StatePieces(parallel::ParameterTable& parameters);
 
   /// Call `update` with the spans of each piece that have a gradient, in order of the table; what it changes
@@ -41,7 +42,7 @@ class StatePieces {
 
  private:
   static constexpr size_t kSets = 3;
-  static constexpr std::array<const char*, 3> kNames = {"exp_avg", "exp_avg_sq", "master"};
+  static constexpr size_t kNames = 4;  // exp_avg, exp_avg_sq, master, value
   struct Span {
     parallel::Parameter* row = nullptr;
     int64_t begin = 0, end = 0;
@@ -49,10 +50,12 @@ class StatePieces {
   };
   using Tickets = std::vector<std::pair<parallel::Offloaded*, int64_t>>;
   struct Set {
-    std::array<at::Tensor, 3> buffers;  // by name
+    std::array<at::Tensor, kNames> buffers;  // by name; undefined: not in a file
     Tickets reads, writes;
   };
 
+  parallel::Offloaded* in_file(parallel::Parameter& row, size_t name) const;
+  void make_buffers(parallel::ParameterTable& parameters, bool has_master);
   void add(parallel::Parameter& row, int64_t limit, int64_t& elements);
   std::vector<std::vector<Span>> with_gradients() const;
   void start_reads(const std::vector<Span>& piece, Set& set) const;
@@ -60,6 +63,7 @@ class StatePieces {
   static void wait(Tickets& tickets);
   StateSpan state_of(const Span& span, const Set& set) const;
 
+  bool states_in_file_ = false, values_in_file_ = false;
   std::vector<std::vector<Span>> pieces_;
   std::array<Set, kSets> sets_;
 };

@@ -32,9 +32,12 @@ struct List {
 };
 
 // Ranks along these hold other elements of the gradient.
-std::string parting_axes(const parallel::Parameter& row, parallel::Axes& axes) {
+std::string parting_axes(const parallel::Parameter& row, const parallel::Communicator* ranks,
+                         parallel::Axes& axes) {
   axes = row.sharded_axes;
-  if (row.zero_stage > 0) axes.insert(axes.end(), row.replica_axes.begin(), row.replica_axes.end());
+  const bool parted =
+      row.zero_stage > 0 && ranks != nullptr && ranks->mesh().group_size(row.replica_axes) > 1;
+  if (parted) axes.insert(axes.end(), row.replica_axes.begin(), row.replica_axes.end());
   std::sort(axes.begin(), axes.end());
   return fmt::format("{}", fmt::join(axes, "+"));
 }
@@ -87,7 +90,7 @@ double global_gradient_norm(const parallel::ParameterTable& parameters, parallel
   std::map<std::string, Set> sets;
   for (const auto& row : parameters.rows()) {
     parallel::Axes axes;
-    const std::string key = parting_axes(*row, axes);
+    const std::string key = parting_axes(*row, ranks, axes);
     if (ranks != nullptr && row->value.requires_grad()) sets[key].axes = axes;  // on every rank alike
     if (!row->grad.defined()) continue;
     const at::Tensor& grad = row->grad;

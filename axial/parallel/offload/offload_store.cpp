@@ -89,6 +89,13 @@ struct OffloadStore::State {
     count(-bytes);
   }
 
+  // What was copied, into or from a place.
+  void count_copy(int64_t bytes, bool writes) {
+    const std::lock_guard lock(mutex);
+    SpaceBytes& space = options.to == OffloadTo::kFile ? counted.file : counted.host;
+    (writes ? space.written : space.read) += bytes;
+  }
+
   void count_host(int64_t bytes) {
     const std::lock_guard lock(mutex);
     add(counted.host, bytes);
@@ -153,6 +160,7 @@ Offloaded OffloadStore::put(const at::Tensor& tensor) {
       backing.write(slot->place, 0, bytes_of(source), slot->bytes, slot->hashes);
     });
   }
+  s.count_copy(slot->bytes, true);
   slot->number = ++s.num_puts;
   s.puts.push_back({slot->number, slot->written, std::move(source)});
   if (s.options.puts_under_way == 0) s.settle(0);
@@ -181,6 +189,16 @@ at::Tensor OffloadStore::host_buffer(int64_t elements, at::ScalarType dtype) {
   const c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<size_t>(bytes), std::move(data),
                              c10::GetAllocator(options.device().type()), /*resizable=*/true);
   return at::empty({0}, options).set_(storage, 0, {elements}, {1});
+}
+
+void OffloadStore::write_host(const at::Tensor& buffer, const at::Tensor& tensor, bool adds) {
+  if (adds) {
+    buffer.add_(tensor);
+  } else {
+    buffer.copy_(tensor);
+  }
+  const std::lock_guard lock(state_->mutex);
+  state_->counted.host.written += tensor.numel() * static_cast<int64_t>(tensor.element_size());
 }
 
 OffloadBytes OffloadStore::bytes() const {
@@ -225,6 +243,7 @@ void Offloaded::start_fetch() {
   AXIAL_CHECK(!slot_->fetched.defined(), kOp, "fetch of a tensor; expected none under way, got one");
   wait();
   slot_->fetched = at::empty_strided(slot_->sizes, slot_->strides, slot_->options);
+  s.count_copy(slot_->bytes, false);
   if (s.is_planned()) return;
   slot_->fetch = s.worker.start([&s, slot = slot_.get(), into = bytes_of(slot_->fetched)] {
     s.backing->read(slot->place, 0, into, slot->bytes, slot->hashes);
@@ -257,6 +276,7 @@ int64_t Offloaded::start_part(const at::Tensor& part, int64_t first, bool writes
                   (end == all || end * size % kOffloadPiece == 0),
               kOp, "part of a tensor; expected whole pieces of {} bytes of its {}, got elements [{}, {})",
               kOffloadPiece, slot_->bytes, first, end);
+  s.count_copy(part.numel() * size, writes);
   Worker::Ticket ticket = 0;
   if (!s.is_planned()) {
     ticket = s.worker.start([&s, slot = slot_.get(), at = first * size, bytes = part.numel() * size,

@@ -20,10 +20,12 @@
 
 namespace axial::parallel {
 
-/// Bytes of one space that a store takes, whole pages.
+/// Bytes of one space that a store takes, whole pages, and those that it copied since it was made.
 struct SpaceBytes {
   int64_t live = 0;
   int64_t peak = 0;
+  int64_t written = 0;  ///< into the space
+  int64_t read = 0;     ///< from it
 };
 
 struct OffloadBytes {
@@ -125,6 +127,8 @@ class OffloadStore : public std::enable_shared_from_this<OffloadStore> {
   /// Contiguous host memory of the store's kind of tensors (Meta ones in a plan), counted as the host's until
   /// it is freed: for parts on their way.
   at::Tensor host_buffer(int64_t elements, at::ScalarType dtype);
+  /// Bring a tensor of the device into one of memory of the host: in place of what is there, or added to it.
+  void write_host(const at::Tensor& buffer, const at::Tensor& tensor, bool adds);
 
   OffloadBytes bytes() const;
   const OffloadOptions& options() const;

@@ -97,6 +97,7 @@ void ParameterTable::alias(const std::string& name, const std::string& of) {
 
 at::Tensor Parameter::part() const {
   if (shard.defined()) return shard;
+  if (away.defined()) return away.read();
   if (!holding.is_flat()) return value.variable_data();
   return value.variable_data().view({-1}).narrow(0, holding.flat_begin,
                                                  holding.flat_end - holding.flat_begin);
@@ -136,21 +137,22 @@ void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64
               c10::toString(dtype));
   for (const auto& row : rows_) {
     row->holding.validate(row->spec.name, row->spec.shape);
-    row->local_grad = row->grad = row->shard = at::Tensor();
+    row->local_grad = row->grad = row->grad_place = row->shard = at::Tensor();
+    row->away = {};
     row->companions.clear();
     row->offloaded.clear();
-    const bool sharded = row->zero_stage == 3;
+    const bool sharded = row->is_sharded();
     const Holding slices = row->holding.without_flat();
     at::Tensor values =
         initial_values(*row, sharded ? row->holding : slices, device, narrow ? at::kFloat : dtype, seed);
     at::Tensor cast = values.to(dtype);
+    ops::set_memory_use(cast, ops::MemoryUse::kParameters);
     if (sharded) {
-      row->shard = std::move(cast);
-      row->value = without_storage(slices.sliced_shape(), row->shard.options());
+      row->value = without_storage(slices.sliced_shape(), cast.options());
+      keep_part(*row, std::move(cast));
     } else {
       row->value = std::move(cast);
     }
-    ops::set_memory_use(row->part(), ops::MemoryUse::kParameters);
     row->value.set_requires_grad(true);
     if (!narrow || !trains) continue;
     if (!sharded && row->holding.is_flat()) {
@@ -160,6 +162,19 @@ void ParameterTable::materialize(at::Device device, at::ScalarType dtype, uint64
     add_companion(*row, "master", std::move(values));
   }
   if (store_) store_->settle();
+  if (value_store_) value_store_->settle();
+}
+
+// Of ZeRO-3.
+void ParameterTable::keep_part(Parameter& row, at::Tensor part) const {
+  if (!value_store_) {
+    row.shard = std::move(part);
+    return;
+  }
+  row.away = value_store_->put(part);
+  if (part.numel() == 0) return;
+  const at::ScalarType dtype = part.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  row.grad_place = value_store_->host_buffer(part.numel(), dtype).view(part.sizes());
 }
 
 void ParameterTable::add_companion(Parameter& row, const std::string& name, at::Tensor values) const {

@@ -64,12 +64,17 @@ struct Parameter {
   int64_t zero_stage = 0;            ///< above 0 the holding is this rank's flat interval of the slices
   at::Tensor value;                  ///< leaf that requires grad, compute dtype, all of the slices
   at::Tensor shard;       ///< ZeRO-3: the held part; the value has storage only between gather and release
+  Offloaded away;         ///< the held part of ZeRO-3 in the table's store for values, in place of the shard
   at::Tensor local_grad;  ///< of this rank alone, all of the slices; undefined: none since the last reduce
   at::Tensor grad;        ///< of the held part, over ranks and micro-batches, fp32 (fp64 for fp64)
+  at::Tensor grad_place;  ///< memory of the host that `grad` is summed in where the part is away
   std::map<std::string, at::Tensor> companions;  ///< "master", "exp_avg", ...: shaped as the held part
   std::map<std::string, Offloaded> offloaded;    ///< companions that lie in the table's store instead
 
-  /// The held part of the value, which updates and checkpoints go to: memory of the value or the shard.
+  /// ZeRO-3: the value is there between gather and release alone.
+  bool is_sharded() const { return zero_stage == 3; }
+  /// The held part of the value, which updates and checkpoints go to: memory of the value, of the shard or of
+  /// the host; of a part in a file a copy, which updates do not reach. Throws IoError.
   at::Tensor part() const;
 
   /// Names of companions, wherever they lie, in order.
@@ -102,6 +107,10 @@ class ParameterTable {
   /// materialize().
   void offload_companions(std::shared_ptr<OffloadStore> store) { store_ = std::move(store); }
   OffloadStore* companion_store() const { return store_.get(); }
+  /// Held parts of ZeRO-3 values lie in this store, and their gradients are summed in memory of the host;
+  /// null: both are on the device. Call before materialize().
+  void offload_values(std::shared_ptr<OffloadStore> store) { value_store_ = std::move(store); }
+  OffloadStore* value_store() const { return value_store_.get(); }
   /// Make a companion of a row, in the store where there is one.
   void add_companion(Parameter& row, const std::string& name, at::Tensor values) const;
 
@@ -119,10 +128,12 @@ class ParameterTable {
   void clear_gradients();
 
  private:
+  void keep_part(Parameter& row, at::Tensor part) const;
+
   std::vector<std::unique_ptr<Parameter>> rows_;
   std::map<std::string, size_t, std::less<>> index_;
   std::map<std::string, std::string, std::less<>> aliases_;
-  std::shared_ptr<OffloadStore> store_;
+  std::shared_ptr<OffloadStore> store_, value_store_;
 };
 
 }  // namespace axial::parallel

@@ -33,17 +33,9 @@ at::Tensor in_rows(const at::Tensor& flat, int64_t rows, int64_t chunk) {
   return at::constant_pad_nd(flat, {0, rows * chunk - flat.numel()}).view({rows, chunk});
 }
 
-// Give `tensor` storage for its shape, or take it away, without a new leaf: graphs that saved it stay right.
-void set_storage(const at::Tensor& tensor, bool whole) {
-  c10::StorageImpl* storage = tensor.storage().unsafeGetStorageImpl();
-  const size_t bytes = whole ? static_cast<size_t>(tensor.numel()) * tensor.element_size() : 0;
-  storage->set_data_ptr_noswap(storage->allocator()->allocate(bytes));
-  storage->set_nbytes(bytes);
-}
-
 }  // namespace
 
-void partition_parameters(ParameterTable& parameters, const Mesh& mesh, int64_t zero_stage) {
+void partition_parameters(ParameterTable& parameters, const Mesh& mesh, int64_t zero_stage, bool alone_too) {
   AXIAL_CHECK(0 <= zero_stage && zero_stage <= 3, kOp, "ZeRO stage; expected one of [0, 3], got {}",
               zero_stage);
   for (const auto& row : parameters.rows()) {
@@ -52,7 +44,7 @@ void partition_parameters(ParameterTable& parameters, const Mesh& mesh, int64_t 
       return std::find(row->sharded_axes.begin(), row->sharded_axes.end(), axis) != row->sharded_axes.end();
     });
     for (const std::string& axis : row->partial_axes) row->replica_axes.push_back(axis);
-    row->zero_stage = mesh.group_size(row->replica_axes) > 1 ? zero_stage : 0;
+    row->zero_stage = alone_too || mesh.group_size(row->replica_axes) > 1 ? zero_stage : 0;
     const int64_t size = sliced_size(*row);
     row->holding.flat_begin = 0;
     row->holding.flat_end = size;
@@ -99,20 +91,29 @@ Replicas::Lists Replicas::by_partition(const std::vector<Parameter*>& parameters
 
 Replicas::Transfer Replicas::start_gather(std::vector<Parameter*> parameters) {
   const ops::MemoryScope scope(ops::MemoryUse::kGathered);
+  const bool alone = parts_of(*parameters[0]) == 1;
   std::vector<at::Tensor> pieces;
-  for (const Parameter* p : parameters) {
-    pieces.push_back(in_rows(p->part().variable_data().reshape({-1}), 1, chunk_of(*p)));
+  for (Parameter* p : parameters) {
+    at::Tensor part = away_.take(*p);
+    pieces.push_back(alone ? std::move(part) : in_rows(part.reshape({-1}), 1, chunk_of(*p)));
   }
+  if (alone) return {{}, std::move(parameters), false, std::move(pieces)};
   const at::Tensor piece = pieces.size() == 1 ? pieces[0] : at::cat(pieces, 1);
-  return {ranks_.start_all_gather(piece, 0, parameters[0]->replica_axes), std::move(parameters), false};
+  return {ranks_.start_all_gather(piece, 0, parameters[0]->replica_axes), std::move(parameters), false, {}};
 }
 
 void Replicas::finish_gather(Transfer& transfer) {
   const ops::MemoryScope scope(ops::MemoryUse::kGathered);
+  if (!transfer.own.empty()) {
+    for (size_t i = 0; i < transfer.own.size(); ++i) {
+      detail::take_storage(transfer.parameters[i]->value, transfer.own[i]);
+    }
+    return;
+  }
   const at::Tensor all = transfer.pending.wait();  // [N, sum of chunks]
   int64_t at = 0;
   for (const Parameter* p : transfer.parameters) {
-    if (p->zero_stage == 3) set_storage(p->value, true);
+    if (p->zero_stage == 3) detail::set_storage(p->value, true);
     const int64_t chunk = chunk_of(*p), size = sliced_size(*p);
     const at::Tensor rows = all.narrow(1, at, chunk);
     at += chunk;
@@ -123,6 +124,12 @@ void Replicas::finish_gather(Transfer& transfer) {
     if (size > full * chunk) {
       flat.narrow(0, full * chunk, size - full * chunk).copy_(rows[full].narrow(0, 0, size - full * chunk));
     }
+  }
+}
+
+void Replicas::fetch(const std::vector<Parameter*>& wanted) {
+  for (Parameter* p : wanted) {
+    if (p->zero_stage == 3 && users_[p] == 0) away_.start(*p);
   }
 }
 
@@ -157,7 +164,7 @@ void Replicas::release(const std::vector<Parameter*>& wanted) {
     AXIAL_CHECK(users_[p] > 0, kOp, "values of '{}' are released; expected a gather before it", p->spec.name);
     if (--users_[p] > 0) continue;
     finish_fetch_of(p);
-    set_storage(p->value, false);
+    detail::set_storage(p->value, false);
   }
 }
 
@@ -168,7 +175,7 @@ Replicas::Transfer Replicas::start_reduce(std::vector<Parameter*> parameters) {
   for (Parameter* p : parameters) {
     at::Tensor grad = std::exchange(p->local_grad, at::Tensor());
     if (!grad.defined()) {
-      grad = at::zeros(p->holding.sliced_shape(), p->part().options().dtype(gradient_dtype(*p)));
+      grad = at::zeros(p->holding.sliced_shape(), p->value.options().dtype(gradient_dtype(*p)));
     }
     rows.push_back(scatter ? in_rows(grad.view({-1}), parts_of(*p), chunk_of(*p)) : grad.view({-1}));
   }
@@ -176,13 +183,17 @@ Replicas::Transfer Replicas::start_reduce(std::vector<Parameter*> parameters) {
   if (scatter) {
     const at::Tensor buffer = rows.size() == 1 ? rows[0] : at::cat(rows, 1);
     rows.clear();
-    return {ranks_.start_reduce_scatter_overwriting(buffer, 0, axes, ReduceOp::kSum), std::move(parameters),
-            true};
+    return {ranks_.start_reduce_scatter_overwriting(buffer, 0, axes, ReduceOp::kSum),
+            std::move(parameters),
+            true,
+            {}};
   }
   at::Tensor buffer = rows.size() == 1 ? rows[0] : at::cat(rows);
   rows.clear();
-  return {ranks_.start_all_reduce_in_place(std::move(buffer), axes, ReduceOp::kSum), std::move(parameters),
-          false};
+  return {ranks_.start_all_reduce_in_place(std::move(buffer), axes, ReduceOp::kSum),
+          std::move(parameters),
+          false,
+          {}};
 }
 
 void Replicas::finish_reduce(Transfer& transfer) {
@@ -192,12 +203,7 @@ void Replicas::finish_reduce(Transfer& transfer) {
     const int64_t held = p->holding.flat_end - p->holding.flat_begin;
     const at::Tensor grad = sum.narrow(0, at, held).view(p->holding.held_shape());
     at += transfer.scattered ? chunk_of(*p) : held;
-    if (p->grad.defined()) {
-      p->grad.add_(grad);
-    } else {
-      p->grad = grad;
-      ops::set_memory_use(grad, ops::MemoryUse::kGradients);
-    }
+    detail::add_gradient(parameters_, *p, grad);
   }
 }
 
@@ -208,11 +214,7 @@ void Replicas::reduce(const std::vector<Parameter*>& summed) {
     if (parts_of(*p) > 1) {
       together.push_back(p);
     } else if (p->local_grad.defined()) {  // nobody to sum with
-      if (p->grad.defined()) {
-        p->grad.add_(p->local_grad);
-      } else {
-        p->grad = p->local_grad;
-      }
+      detail::add_gradient(parameters_, *p, p->local_grad);
       p->local_grad.reset();
     }
   }
@@ -249,7 +251,9 @@ void Replicas::tie() {
       if (std::find(holders.begin(), holders.end(), here) == holders.end()) continue;
       if (!row->value.requires_grad()) continue;
       if (!row->grad.defined()) {
-        row->grad = at::zeros(row->holding.held_shape(), row->part().options().dtype(gradient_dtype(*row)));
+        detail::set_gradient(
+            parameters_, *row,
+            at::zeros(row->holding.held_shape(), row->value.options().dtype(gradient_dtype(*row))));
       }
       if (row->grad.numel() > 0) use(*row, here);
     }
@@ -262,7 +266,7 @@ void Replicas::tie() {
     for (size_t k = 1; k < p.stage_ranks.size(); ++k) {
       at::Tensor theirs = at::empty_like(p.grad);
       ranks_.recv(theirs, p.stage_ranks[k], {kPipeAxis});
-      p.grad = p.grad + theirs;
+      detail::set_gradient(parameters_, p, p.grad + theirs);
     }
     for (size_t k = 1; k < p.stage_ranks.size(); ++k) {
       sends.push_back(ranks_.start_send(p.grad, p.stage_ranks[k], {kPipeAxis}));
@@ -272,7 +276,7 @@ void Replicas::tie() {
     if (here == p.stage_ranks[0]) return;
     at::Tensor sum = at::empty_like(p.grad);
     ranks_.recv(sum, p.stage_ranks[0], {kPipeAxis});
-    p.grad = sum;
+    detail::set_gradient(parameters_, p, sum);
   });
   for (Pending& send : sends) send.wait();
 }

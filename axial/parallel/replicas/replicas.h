@@ -9,6 +9,8 @@
 //   stage 1     reduce-scatter of P, all-gather of P after the update
 //   stage 2     M reduce-scatters of P, all-gather of P after the update
 //   stage 3     M reduce-scatters of P, up to 2 M all-gathers of P
+// Where the table keeps held parts of values in a store, each is brought to the device before its gather and
+// let go behind it (Rajbhandari et al., 2021), and gradients of held parts are summed on the host.
 #pragma once
 
 #include <cstdint>
@@ -17,12 +19,15 @@
 
 #include "axial/parallel/communicator/communicator.h"
 #include "axial/parallel/parameter_table/parameter_table.h"
+#include "axial/parallel/replicas/away.h"
 
 namespace axial::parallel {
 
 /// Set what every parameter's rank keeps: after placement, before ParameterTable::materialize. Throws
-/// ValueError for a stage outside of [0, 3].
-void partition_parameters(ParameterTable& parameters, const Mesh& mesh, int64_t zero_stage);
+/// ValueError for a stage outside of [0, 3]. What a rank shares with nobody stays whole, unless `alone_too`:
+/// the stage is then that of all, so that their values may lie in a store.
+void partition_parameters(ParameterTable& parameters, const Mesh& mesh, int64_t zero_stage,
+                          bool alone_too = false);
 
 /// See above. All ranks make the same calls in the same order. Holds buffers under way only.
 class Replicas {
@@ -33,7 +38,11 @@ class Replicas {
   Replicas(Replicas&&) = default;
   Replicas& operator=(const Replicas&) = delete;
 
-  /// Start to fetch the values of these (stage 3; nothing otherwise). Calls nest per parameter.
+  /// Start to bring held parts that lie in the table's store to the device, for the next gather; nothing for
+  /// others. Without it the gather waits for them.
+  void fetch(const std::vector<Parameter*>& wanted);
+  /// Start to fetch the values of these (stage 3; nothing otherwise). Calls nest per parameter. Throws
+  /// IoError for a part that could not be read.
   void gather(const std::vector<Parameter*>& wanted);
   /// Return when their values are whole; throws ValueError naming one that was not gathered.
   void wait(const std::vector<Parameter*>& wanted);
@@ -56,7 +65,8 @@ class Replicas {
   struct Transfer {
     Pending pending;
     std::vector<Parameter*> parameters;
-    bool scattered = false;  // of a reduce: the result is this rank's pieces
+    bool scattered = false;       // of a reduce: the result is this rank's pieces
+    std::vector<at::Tensor> own;  // of a gather without other ranks: the values
   };
   using Lists = std::vector<std::vector<Parameter*>>;
   void connect_ties();
@@ -72,6 +82,7 @@ class Replicas {
   ParameterTable& parameters_;
   Communicator& ranks_;
   std::map<Parameter*, int64_t> users_;
+  detail::AwayParts away_;
   std::vector<Transfer> gathers_, reduces_;
 };
 

@@ -15,20 +15,22 @@ namespace axial::parallel {
 
 /// What one action does, for one micro-batch and one group of consecutive blocks.
 enum class ActionKind {
-  kForward,    ///< run the group; keep its graph when keep_graph, else only the tensors at its border
-  kRecompute,  ///< run the group again from the kept border tensors, now with a graph
-  kBackward,   ///< back-propagate through the group's graph, add parameter gradients, free the graph
-  kFree,       ///< drop what the micro-batch still holds
-  kGather,     ///< start to fetch the values of the group's parameters (ZeRO-3)
-  kRelease,    ///< free them again
-  kReduce,     ///< start to sum the gradients of the group's parameters over the ranks that share them
-  kSend,       ///< send what later stages read of the tensors up to the group, the last one of a stage
-  kRecv,       ///< wait for what the group, the first one of a stage, and later ones read of earlier stages
-  kSendGrad,   ///< send the gradients of those tensors back, from the first group of a stage
-  kRecvGrad,   ///< wait for them, for the last group of a stage
-  kTie,        ///< sum the gradients of parameters that several stages hold; ends a step
-  kOffload,    ///< let what the group reads of others leave the device until its recompute
-  kFetch,      ///< start to bring it back
+  kForward,     ///< run the group; keep its graph when keep_graph, else only the tensors at its border
+  kRecompute,   ///< run the group again from the kept border tensors, now with a graph
+  kBackward,    ///< back-propagate through the group's graph, add parameter gradients, free the graph
+  kFree,        ///< drop what the micro-batch still holds
+  kGather,      ///< start to fetch the values of the group's parameters (ZeRO-3)
+  kRelease,     ///< free them again
+  kReduce,      ///< start to sum the gradients of the group's parameters over the ranks that share them
+  kSend,        ///< send what later stages read of the tensors up to the group, the last one of a stage
+  kRecv,        ///< wait for what the group, the first one of a stage, and later ones read of earlier stages
+  kSendGrad,    ///< send the gradients of those tensors back, from the first group of a stage
+  kRecvGrad,    ///< wait for them, for the last group of a stage
+  kTie,         ///< sum the gradients of parameters that several stages hold; ends a step
+  kOffload,     ///< let what the group reads of others leave the device until its recompute
+  kFetch,       ///< start to bring it back
+  kFetchParts,  ///< start to bring this rank's parts of the group's parameters to the device, for their
+                ///< gather
 };
 
 /// One entry of a step.
@@ -81,6 +83,9 @@ struct MemoryPolicy {
   /// Where the border tensors of recomputed groups are between forward and recompute; fetched one computation
   /// ahead. On the device are those of two groups, and of the two that are on their way.
   OffloadTo offload_checkpoints = OffloadTo::kNone;
+  /// Where this rank's parts of parameters are (stage 3). They are fetched one group ahead of their gather:
+  /// on the device are values of two groups, and the part of one on its way.
+  OffloadTo offload_parameters = OffloadTo::kNone;
 };
 
 /// The part of this rank of `pipe` in a training step over `num_micro_batches`, in the order of `schedule`;
@@ -93,8 +98,8 @@ StepPlan write_training_step(const Stages& stages, int64_t rank, int64_t num_mic
 /// The same without pipeline.
 StepPlan write_training_step(int64_t num_blocks, int64_t num_micro_batches, const MemoryPolicy& policy);
 
-/// Forward only, nothing kept: one micro-batch. Of the policy stage 3 and tile_tokens count. Throws
-/// ValueError on a count below one.
+/// Forward only, nothing kept: one micro-batch. Of the policy stage 3, offload_parameters and tile_tokens
+/// count. Throws ValueError on a count below one.
 StepPlan write_inference_step(const Stages& stages, int64_t rank, const MemoryPolicy& policy = {});
 StepPlan write_inference_step(int64_t num_blocks, const MemoryPolicy& policy = {});
 

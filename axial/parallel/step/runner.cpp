@@ -114,6 +114,8 @@ NamedTensors StepRunner::infer(const NamedTensors& batch, const StepContext& con
   MemoryPolicy policy;
   policy.zero_stage = row == parameters_.rows().end() ? 0 : (*row)->zero_stage;
   policy.tile_tokens = inference_tile_tokens_;
+  const OffloadStore* values = parameters_.value_store();
+  if (values != nullptr) policy.offload_parameters = values->options().to;
   const StepPlan plan = write_inference_step(stages_, pipe_rank(), policy);
   const std::vector<NamedTensors> batches{batch};
   StepRun run({blocks_, stream_, parameters_, communicator_, replicas_, trace_, stages_, plan,

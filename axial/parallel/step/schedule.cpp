@@ -32,11 +32,17 @@ class Simulation {
  public:
   Simulation(const Stream& stream, const StepPlan& plan, int64_t num_micro_batches, PlanUse use, bool gathers,
              bool pipeline)
-      : stream_(stream), plan_(plan), use_(use), gathers_(gathers), gathered_(plan.groups.size(), 0) {
+      : stream_(stream),
+        plan_(plan),
+        use_(use),
+        gathers_(gathers),
+        gathered_(plan.groups.size(), 0),
+        fetched_(plan.groups.size()) {
     check_groups(pipeline);
     find_stages();
     find_readers();
     for (const Action& action : plan.actions) {
+      fetches_ = fetches_ || action.kind == ActionKind::kFetchParts;
       const bool needs_group = action.kind != ActionKind::kFree;
       const auto range = needs_group ? group_of(action) : BlockRange{};
       schedule_.drops.emplace_back(static_cast<size_t>(range.end - range.begin));
@@ -117,7 +123,9 @@ class Simulation {
 
   void step(const Action& action) {
     if (action.kind == ActionKind::kReduce) return reduce(action);
-    if (action.kind == ActionKind::kGather || action.kind == ActionKind::kRelease) return fetch(action);
+    if (action.kind == ActionKind::kGather || action.kind == ActionKind::kRelease ||
+        action.kind == ActionKind::kFetchParts)
+      return fetch(action);
     if (action.kind == ActionKind::kTie) {
       AXIAL_CHECK(use_ == PlanUse::kTraining && at_ + 1 == static_cast<int64_t>(plan_.actions.size()), kOp,
                   "{}; expected it to end a training step", here());
@@ -216,7 +224,17 @@ class Simulation {
     for (const int64_t v : schedule_.moves[static_cast<size_t>(at_)]) touch(state, v, {at_, 0});
   }
 
+  // Where a plan fetches parts, each gather takes those of one fetch.
   void fetch(const Action& action) {
+    const bool fetches = action.kind == ActionKind::kFetchParts;
+    if (fetches || (fetches_ && action.kind == ActionKind::kGather)) {
+      std::vector<bool>::reference fetched = fetched_[static_cast<size_t>(action.group)];
+      AXIAL_CHECK(
+          fetched != fetches, kOp, "{}; expected {}", here(),
+          fetches ? "no fetch of its parts before it that no gather took" : "a fetch of its parts before it");
+      fetched = fetches;
+    }
+    if (fetches) return;
     int64_t& count = gathered_[static_cast<size_t>(action.group)];
     count += action.kind == ActionKind::kGather ? 1 : -1;
     AXIAL_CHECK(count >= 0, kOp, "{}; expected a gather before it", here());
@@ -272,6 +290,7 @@ class Simulation {
         AXIAL_CHECK(!training || reduced_[g][m], kOp, "plan leaves out the reduce of mb{} g{}", m, g);
       }
       AXIAL_CHECK(gathered_[g] == 0, kOp, "plan leaves out the release of g{}", g);
+      AXIAL_CHECK(!fetched_[g], kOp, "plan leaves out the gather of what it fetched of g{}", g);
       check_passed_on(g);
     }
   }
@@ -293,7 +312,9 @@ class Simulation {
   const StepPlan& plan_;
   PlanUse use_;
   bool gathers_;
+  bool fetches_ = false;
   std::vector<int64_t> gathered_;           // per group: gathers not yet released
+  std::vector<bool> fetched_;               // per group: parts that no gather took yet
   std::vector<std::vector<bool>> reduced_;  // per group and micro-batch
   std::vector<std::set<size_t>> readers_;
   std::vector<BlockRange> stages_;  // per group

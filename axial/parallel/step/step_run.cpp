@@ -113,6 +113,7 @@ void StepRun::execute(const Action& action, size_t index) {
   if (action.kind == ActionKind::kReduce) return reduce(index, range);
   if (action.kind == ActionKind::kOffload || action.kind == ActionKind::kFetch)
     return move_checkpoints(action, index);
+  if (action.kind == ActionKind::kFetchParts) return s_.replicas.fetch(parameters_of(range));
   if (action.kind == ActionKind::kGather) return s_.replicas.gather(parameters_of(range));
   if (action.kind == ActionKind::kRelease) return s_.replicas.release(parameters_of(range));
   if (action.kind == ActionKind::kSend || action.kind == ActionKind::kRecv ||

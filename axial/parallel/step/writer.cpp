@@ -44,6 +44,8 @@ const char* name_of(ActionKind kind) {
       return "offload";
     case ActionKind::kFetch:
       return "fetch";
+    case ActionKind::kFetchParts:
+      return "fetch_parts";
   }
   return "?";
 }
@@ -59,6 +61,8 @@ void check_counts(int64_t num_blocks, int64_t num_micro_batches, const MemoryPol
   AXIAL_CHECK(policy.head_groups >= 1, kOp, "head_groups; expected at least 1, got {}", policy.head_groups);
   AXIAL_CHECK(0 <= policy.zero_stage && policy.zero_stage <= 3, kOp,
               "zero_stage; expected one of [0, 3], got {}", policy.zero_stage);
+  AXIAL_CHECK(policy.offload_parameters == OffloadTo::kNone || policy.zero_stage == 3, kOp,
+              "zero_stage where parameters are offloaded; expected 3, got {}", policy.zero_stage);
 }
 
 // Groups of the own stages, and what the writer knows of them.
@@ -101,6 +105,11 @@ struct Use {
   size_t end = 0;
 };
 
+// Uses of a group in a row.
+struct Stay {
+  Use first, last;
+};
+
 std::vector<Use> uses_of(const std::vector<Action>& actions) {
   std::vector<Use> uses;
   for (size_t i = 0; i < actions.size(); ++i) {
@@ -116,9 +125,20 @@ std::vector<Use> uses_of(const std::vector<Action>& actions) {
   return uses;
 }
 
-// ZeRO-3: a group is fetched before the group ahead of it computes, and kept while it is used in a row.
-void add_gathers(StepPlan& plan) {
-  const std::vector<Use> uses = uses_of(plan.actions);
+std::vector<Stay> stays_of(const std::vector<Action>& actions) {
+  std::vector<Stay> stays;
+  for (const Use& use : uses_of(actions)) {
+    if (stays.empty() || stays.back().first.group != use.group) stays.push_back({use, use});
+    stays.back().last = use;
+  }
+  return stays;
+}
+
+// ZeRO-3: a group is gathered before the group ahead of it computes, and kept while it is used in a row. With
+// `fetches` its parts come to the device before the one ahead of that does: behind its release where it is
+// used there.
+void add_gathers(StepPlan& plan, bool fetches) {
+  const std::vector<Stay> stays = stays_of(plan.actions);
   std::vector<Action> actions;
   size_t next = 0;  // action not yet taken over
   const auto take = [&](size_t end) {
@@ -126,15 +146,25 @@ void add_gathers(StepPlan& plan) {
                    plan.actions.begin() + static_cast<std::ptrdiff_t>(end));
     next = end;
   };
-  for (size_t u = 0; u < uses.size(); ++u) {
-    take(uses[u].begin);
-    const bool goes_on = u + 1 < uses.size() && uses[u + 1].group == uses[u].group;
-    if (u == 0) actions.push_back({ActionKind::kGather, uses[u].micro_batch, uses[u].group});
-    if (u + 1 < uses.size() && !goes_on) {
-      actions.push_back({ActionKind::kGather, uses[u + 1].micro_batch, uses[u + 1].group});
-    }
-    take(uses[u].end);
-    if (!goes_on) actions.push_back({ActionKind::kRelease, uses[u].micro_batch, uses[u].group});
+  const auto add = [&](ActionKind kind, size_t s) {
+    if (s < stays.size()) actions.push_back({kind, stays[s].first.micro_batch, stays[s].first.group});
+  };
+  if (stays.empty()) return;
+  take(stays.front().first.begin);
+  if (fetches) {
+    add(ActionKind::kFetchParts, 0);
+    add(ActionKind::kFetchParts, 1);
+  }
+  add(ActionKind::kGather, 0);
+  for (size_t s = 0; s < stays.size(); ++s) {
+    const Use& last = stays[s].last;
+    take(last.begin);
+    add(ActionKind::kGather, s + 1);
+    const bool comes_back = s + 2 < stays.size() && stays[s + 2].first.group == last.group;
+    if (fetches && !comes_back) add(ActionKind::kFetchParts, s + 2);
+    take(last.end);
+    actions.push_back({ActionKind::kRelease, last.micro_batch, last.group});
+    if (fetches && comes_back) add(ActionKind::kFetchParts, s + 2);
   }
   take(plan.actions.size());
   plan.actions = std::move(actions);
@@ -202,7 +232,7 @@ StepPlan write_training_step(const Stages& stages, int64_t rank, int64_t num_mic
                                       [m = m](const StageWork& w) { return w.micro_batch == m; });
     if (is_last) writer.add(ActionKind::kFree, m, 0);
   }
-  if (policy.zero_stage == 3) add_gathers(writer.plan());
+  if (policy.zero_stage == 3) add_gathers(writer.plan(), policy.offload_parameters != OffloadTo::kNone);
   if (policy.offload_checkpoints != OffloadTo::kNone) add_offloads(writer.plan());
   if (stages.ranks > 1) {
     writer.add(ActionKind::kTie, 0, 0);
@@ -223,7 +253,7 @@ StepPlan write_inference_step(const Stages& stages, int64_t rank, const MemoryPo
   check_counts(stages.num_blocks(), 1, policy);
   Writer writer(stages, rank, {.tile_tokens = policy.tile_tokens});
   for (int64_t s = rank; s < stages.size(); s += stages.ranks) writer.forward(s, 0, false);
-  if (policy.zero_stage == 3) add_gathers(writer.plan());
+  if (policy.zero_stage == 3) add_gathers(writer.plan(), policy.offload_parameters != OffloadTo::kNone);
   writer.add(ActionKind::kFree, 0, 0);
   return std::move(writer.plan());
 }

@@ -81,6 +81,44 @@ TEST(StepWriter, GathersOneGroupAheadAndReleases) {
             "forward mb0 g1 [1,2)\nrelease mb0 g1 [1,2)\nfree mb0\n");
 }
 
+// On their way while the group two ahead computes, or, where that is the group itself, behind it.
+TEST(StepWriter, FetchesPartsOneGroupAheadOfTheirGather) {
+  MemoryPolicy policy;
+  policy.recompute_group = 1;
+  policy.zero_stage = 3;
+  policy.offload_parameters = OffloadTo::kHost;
+  EXPECT_EQ(to_string(write_training_step(3, 1, policy)),
+            "fetch_parts mb0 g0 [0,1)\n"
+            "fetch_parts mb0 g1 [1,2)\n"
+            "gather mb0 g0 [0,1)\n"
+            "gather mb0 g1 [1,2)\n"
+            "fetch_parts mb0 g2 [2,3)\n"
+            "forward mb0 g0 [0,1) keep\n"
+            "release mb0 g0 [0,1)\n"
+            "gather mb0 g2 [2,3)\n"
+            "forward mb0 g1 [1,2)\n"
+            "release mb0 g1 [1,2)\n"
+            "fetch_parts mb0 g1 [1,2)\n"
+            "forward mb0 g2 [2,3) keep\n"
+            "gather mb0 g1 [1,2)\n"
+            "fetch_parts mb0 g0 [0,1)\n"
+            "backward mb0 g2 [2,3)\n"
+            "release mb0 g2 [2,3)\n"
+            "reduce mb0 g2 [2,3)\n"
+            "gather mb0 g0 [0,1)\n"
+            "recompute mb0 g1 [1,2)\n"
+            "backward mb0 g1 [1,2)\n"
+            "release mb0 g1 [1,2)\n"
+            "reduce mb0 g1 [1,2)\n"
+            "backward mb0 g0 [0,1)\n"
+            "release mb0 g0 [0,1)\n"
+            "reduce mb0 g0 [0,1)\n"
+            "free mb0\n");
+  EXPECT_EQ(to_string(write_inference_step(1, {.zero_stage = 3, .offload_parameters = OffloadTo::kFile})),
+            "fetch_parts mb0 g0 [0,1)\ngather mb0 g0 [0,1)\nforward mb0 g0 [0,1)\nrelease mb0 g0 [0,1)\n"
+            "free mb0\n");
+}
+
 TEST(StepWriter, KeptEndsMayCoverAll) {
   EXPECT_EQ(to_string(write_training_step(2, 1, {3, 5, 5})), to_string(write_training_step(2, 1, {})));
   EXPECT_EQ(write_training_step(4, 1, {8, 0, 0}).groups, (std::vector<BlockRange>{{0, 4}}));

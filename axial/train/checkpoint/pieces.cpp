@@ -44,7 +44,7 @@ int64_t size_of(const Holding& holding) { return holding.flat_end - holding.flat
 
 at::Tensor Item::tensor() const {
   if (part != "value") return row->companion(part);
-  return row->shard.defined() ? row->shard : row->value;
+  return row->is_sharded() ? row->part() : row->value;
 }
 
 at::ScalarType Item::dtype() const {
@@ -53,12 +53,12 @@ at::ScalarType Item::dtype() const {
 
 // Below stage 3 every rank has all of the value's slices; companions are cut from stage 1 on.
 Holding Item::holding() const {
-  return part == "value" && !row->shard.defined() ? row->holding.without_flat() : row->holding;
+  return part == "value" && !row->is_sharded() ? row->holding.without_flat() : row->holding;
 }
 
 parallel::Axes Item::axes() const {
   parallel::Axes axes = row->sharded_axes;
-  if (row->zero_stage > 0 && (part != "value" || row->shard.defined())) {
+  if (row->zero_stage > 0 && (part != "value" || row->is_sharded())) {
     axes.insert(axes.end(), row->replica_axes.begin(), row->replica_axes.end());
   }
   return axes;

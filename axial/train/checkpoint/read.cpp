@@ -153,7 +153,7 @@ void load_parameters(const CheckpointIndex& index, CheckpointParts parts,
     const auto saved_part = [&](const std::string& part, const parallel::Holding& holding) {
       return read_part(files, stored, part, row->spec.grows ? holding.within_rows(stored.shape[0]) : holding);
     };
-    const bool sharded = row->shard.defined();
+    const bool sharded = row->is_sharded();
     const at::Tensor value = saved_part("value", sharded ? row->holding : row->holding.without_flat());
     if (parts == CheckpointParts::kEverything) {
       AXIAL_CHECK(value.scalar_type() == row->value.scalar_type(), kOp,

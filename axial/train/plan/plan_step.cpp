@@ -114,6 +114,15 @@ std::vector<AliveAtPeak> alive_at(const std::vector<ops::MemoryEvent>& events, i
   return out;
 }
 
+// Copies of before left out.
+parallel::OffloadBytes since(parallel::OffloadBytes now, const parallel::OffloadBytes& before) {
+  for (const auto space : {&parallel::OffloadBytes::host, &parallel::OffloadBytes::file}) {
+    (now.*space).written -= (before.*space).written;
+    (now.*space).read -= (before.*space).read;
+  }
+  return now;
+}
+
 // Counts from here on what a rank does, its model being made.
 class Counting {
  public:
@@ -153,8 +162,9 @@ void run_training(const StepToPlan& what, models::Model& model, const ops::Memor
   for (const parallel::Interval& rows : micro_batches_of(what.train, ranks.mesh(), 0)) {
     batches.push_back(planned_rows(what, layout, rows));
   }
+  const parallel::OffloadBytes before = step.offloaded();
   step.run(batches, 0);
-  plan.offloaded = step.offloaded();
+  plan.offloaded = since(step.offloaded(), before);
   counting.finish();
 }
 

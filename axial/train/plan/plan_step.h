@@ -58,8 +58,9 @@ struct RankPlan {
   int64_t parameters = 0;      ///< elements of values that each computes with, gathered ones included
   int64_t peak_bytes = 0;      ///< of tensors, from the model's making to the end of the step
   ops::BytesByUse at_peak{};
-  int64_t resident_bytes = 0;        ///< before the step: values, moments, copies
-  parallel::OffloadBytes offloaded;  ///< outside of the device, in memory of the host and in files
+  int64_t resident_bytes = 0;  ///< before the step: values, moments, copies
+  /// Outside of the device, in memory of the host and in files; what was copied by the step alone.
+  parallel::OffloadBytes offloaded;
   /// By ("data+ring", "all_reduce"), of the step.
   std::map<std::pair<std::string, std::string>, parallel::Traffic> traffic;
   /// Operations of the step on the first of these ranks; others of a ring that rows do not divide evenly, or

@@ -20,6 +20,7 @@ using axial::testing::failures;
 using axial::testing::require;
 using parallel::Mesh;
 using parallel::MeshOptions;
+using parallel::OffloadTo;
 using parallel::SequenceLayout;
 using parallel::World;
 
@@ -36,7 +37,14 @@ struct Case {
   int64_t tile_tokens = 0;
   bool learned = false;  // positions, of a table that ranks of the sequence share
   bool bits = false;     // a mask in one bit a pair
+  OffloadTo away = OffloadTo::kNone;  // parameters (with ZeRO-3), states and checkpoints (of recomputes)
 };
+
+std::string offload_of(const Case& c) {
+  if (c.away == OffloadTo::kNone) return "";
+  return std::string(c.mesh.zero == 3 ? ", all" : ", states") + " in " +
+         (c.away == OffloadTo::kFile ? "a file" : "the host");
+}
 
 std::string name_of(const Case& c) {
   const MeshOptions& m = c.mesh;
@@ -48,9 +56,9 @@ std::string name_of(const Case& c) {
                   m.stages_per_rank > 1 ? fmt::format(", {} stages a rank", m.stages_per_rank) : "",
                   m.pipe_schedule == parallel::PipeSchedule::kGPipe ? ", GPipe" : ""),
       m.zero, c.recompute,
-      fmt::format("{}{}{}", c.keep_attention ? ", attention kept" : "",
+      fmt::format("{}{}{}{}", c.keep_attention ? ", attention kept" : "",
                   c.head_groups > 1 ? fmt::format(", heads in {}", c.head_groups) : "",
-                  c.tile_tokens > 0 ? fmt::format(", tiles of {}", c.tile_tokens) : ""),
+                  c.tile_tokens > 0 ? fmt::format(", tiles of {}", c.tile_tokens) : "", offload_of(c)),
       c.precision == Precision::kBf16 ? "bf16" : "fp32");
 }
 
@@ -99,6 +107,10 @@ StepToPlan step_of(const Case& c, int64_t world_size, const models::ModelRegistr
   what.train.keep_attention = c.keep_attention;
   what.train.attention_head_groups = c.head_groups;
   what.train.tile_tokens = c.tile_tokens;
+  what.train.offload_optimizer = c.away;
+  if (c.recompute > 0) what.train.offload_checkpoints = c.away;
+  if (c.mesh.zero == 3) what.train.offload_parameters = c.away;
+  what.train.offload_folder = std::filesystem::temp_directory_path();
   what.train.schedule.warmup_steps = 0;
   what.parallel = c.mesh;
   what.world_size = world_size;
@@ -111,7 +123,14 @@ struct Counted {
   int64_t peak = 0, resident = 0;
   ops::BytesByUse at_peak{};
   std::map<std::pair<std::string, std::string>, parallel::Traffic> traffic;
+  parallel::OffloadBytes offloaded;
 };
+
+// Of each space: live, peak, and what a step copied into and from it.
+std::vector<int64_t> numbers_of(const parallel::OffloadBytes& bytes) {
+  return {bytes.host.live, bytes.host.peak, bytes.host.written, bytes.host.read,
+          bytes.file.live, bytes.file.peak, bytes.file.written, bytes.file.read};
+}
 
 // The step itself, on the host.
 Counted count_step(const StepToPlan& what, parallel::Communicator& ranks) {
@@ -129,7 +148,13 @@ Counted count_step(const StepToPlan& what, parallel::Communicator& ranks) {
   for (const parallel::Interval& rows : micro_batches_of(what.train, mesh, 0)) {
     batches.push_back(what.rows(layout, rows.begin, rows.size()));
   }
+  const parallel::OffloadBytes before = step.offloaded();
   step.run(batches, 0);
+  out.offloaded = step.offloaded();
+  out.offloaded.host.written -= before.host.written;
+  out.offloaded.host.read -= before.host.read;
+  out.offloaded.file.written -= before.file.written;
+  out.offloaded.file.read -= before.file.read;
   out.peak = memory.peak();
   out.at_peak = memory.at_peak();
   out.traffic = ranks.traffic();
@@ -182,6 +207,10 @@ void check(World& world, const Case& c) {
                         found == plan.traffic.end() ? 0 : found->second.bytes, traffic.calls, traffic.bytes));
   }
   require(plan.traffic.size() == real.traffic.size(), name_of(c) + ": other calls");
+  require(
+      numbers_of(plan.offloaded) == numbers_of(real.offloaded),
+      fmt::format("{}: planned outside of the device {}, counted {}", name_of(c),
+                  fmt::join(numbers_of(plan.offloaded), " "), fmt::join(numbers_of(real.offloaded), " ")));
   if (world.rank() == 0) report(c, plan, real);
 }
 
@@ -219,6 +248,7 @@ std::string run(int64_t size, const std::vector<Case>& cases) {
 }
 
 constexpr Precision kBf16 = Precision::kBf16, kFp32 = Precision::kFp32;
+constexpr OffloadTo kHost = OffloadTo::kHost, kFile = OffloadTo::kFile;
 
 TEST(PlanStep, OneRank) {
   EXPECT_EQ(run(1, {{mesh(1, 1, 1, 1)},
@@ -230,7 +260,11 @@ TEST(PlanStep, OneRank) {
                     {mesh(1, 1, 1, 1), 0, false, kFp32, 2, true},
                     {mesh(1, 1, 1, 1), 1, true, kFp32, 6, false, 2},
                     {mesh(1, 1, 1, 1), 0, false, kFp32, 6, false, 1, 16},
-                    {mesh(1, 1, 1, 1), 2, false, kBf16, 6, true, 1, 16}}),
+                    {mesh(1, 1, 1, 1), 2, false, kBf16, 6, true, 1, 16},
+                    {mesh(1, 1, 1, 1), 1, false, kFp32, 6, false, 1, 0, kHost},
+                    {mesh(1, 1, 1, 1, 3), 1, false, kFp32, 6, false, 1, 0, kHost},
+                    {mesh(1, 1, 1, 1, 3), 1, false, kBf16, 6, false, 1, 16, kFile},
+                    {mesh(1, 1, 1, 1, 3), 2, true, kBf16, 6, true, 1, 0, kHost}}),
             "");
 }
 
@@ -256,7 +290,11 @@ TEST(PlanStep, TwoRanks) {
                     {piped(mesh(1, 1, 1, 1))},
                     {piped(mesh(1, 1, 1, 1), 2)},
                     {piped(mesh(1, 1, 1, 1), 1, true), 2},
-                    {piped(mesh(1, 1, 1, 1), 2), 1, true, kBf16, 8, true}}),
+                    {piped(mesh(1, 1, 1, 1), 2), 1, true, kBf16, 8, true},
+                    {mesh(2, 1, 1, 1, 3), 1, false, kBf16, 6, false, 1, 0, kHost},
+                    {mesh(1, 2, 1, 1, 3), 1, false, kFp32, 6, true, 1, 16, kFile},
+                    {mesh(1, 1, 1, 2, 3, true), 1, false, kBf16, 6, false, 1, 0, kHost},
+                    {piped(mesh(1, 1, 1, 1, 3)), 1, false, kFp32, 6, true, 1, 0, kHost}}),
             "");
 }
 
@@ -281,7 +319,9 @@ TEST(PlanStep, FourRanks) {
                     {piped(mesh(2, 1, 1, 1, 1), 2)},
                     {piped(mesh(1, 2, 1, 1))},
                     {piped(mesh(1, 1, 2, 1, 2), 1, true), 2},
-                    {piped(mesh(1, 1, 1, 2, 0, true), 2), 1, false, kFp32, 6, true}}),
+                    {piped(mesh(1, 1, 1, 2, 0, true), 2), 1, false, kFp32, 6, true},
+                    {mesh(2, 2, 1, 1, 3), 1, false, kBf16, 6, false, 1, 0, kHost},
+                    {mesh(1, 1, 2, 2, 3, true), 2, false, kFp32, 6, false, 1, 16, kFile}}),
             "");
 }
 

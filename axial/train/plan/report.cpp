@@ -66,9 +66,13 @@ std::string memory_table(const Plan& plan) {
   };
   if (any(&parallel::OffloadBytes::host)) {
     row("memory of the host", [](const PlannedRanks& r) { return r.step.offloaded.host.peak; });
+    row("  copied to it in a step", [](const PlannedRanks& r) { return r.step.offloaded.host.written; });
+    row("  copied from it", [](const PlannedRanks& r) { return r.step.offloaded.host.read; });
   }
   if (any(&parallel::OffloadBytes::file)) {
     row("files", [](const PlannedRanks& r) { return r.step.offloaded.file.peak; });
+    row("  written in a step", [](const PlannedRanks& r) { return r.step.offloaded.file.written; });
+    row("  read", [](const PlannedRanks& r) { return r.step.offloaded.file.read; });
   }
   return table.render();
 }
@@ -149,7 +153,11 @@ json to_json(const PlannedRanks& ranks) {
           {"outside_bytes", ranks.outside_bytes},
           {"needed_bytes", ranks.needed_bytes()},
           {"host_bytes", ranks.step.offloaded.host.peak},
+          {"host_written_bytes", ranks.step.offloaded.host.written},
+          {"host_read_bytes", ranks.step.offloaded.host.read},
           {"file_bytes", ranks.step.offloaded.file.peak},
+          {"file_written_bytes", ranks.step.offloaded.file.written},
+          {"file_read_bytes", ranks.step.offloaded.file.read},
           {"fits", ranks.reserved.fits},
           {"flops", flops_json(ranks.step.flops)},
           {"recomputed_flops", flops_json(ranks.step.recomputed)},

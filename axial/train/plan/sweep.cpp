@@ -133,8 +133,11 @@ class Sweeper {
     const auto sharers = static_cast<double>(m.data * m.ring * m.ulysses);
     const auto width = static_cast<double>(c10::elementSize(scalar_type_of(recipe.train.precision)));
     const auto of = [&](double bytes, int64_t stage) { return m.zero >= stage ? bytes / sharers : bytes; };
-    const double moments = width == 2 ? 12 : 2 * width;  // 16 bits: two and a copy in fp32
-    const double bytes = elements * (of(width, 3) + of(width, 2) + of(moments, 1));
+    const auto stays = [](parallel::OffloadTo to) { return to == parallel::OffloadTo::kNone ? 1.0 : 0.0; };
+    // Of 16 bits: two moments and a copy in fp32.
+    const double moments = (width == 2 ? 12 : 2 * width) * stays(recipe.train.offload_optimizer);
+    const double values = stays(recipe.train.offload_parameters);  // and gradients
+    const double bytes = elements * (values * (of(width, 3) + of(width, 2)) + of(moments, 1));
     return static_cast<int64_t>(bytes) + device_.context - device_.memory;
   }
 

@@ -85,6 +85,7 @@ TEST(Switches, TakeEffectAndAreWrittenAsOverrides) {
   EXPECT_TRUE(frugal.parallel.sequence_regions);
   EXPECT_EQ(frugal.train.micro_batch, 6);
   EXPECT_EQ(most_frugal(recipe_of({})).parallel.zero, 0);  // nobody to share with
+  EXPECT_EQ(most_frugal(recipe_of({{"offload_parameters", "host"}})).parallel.zero, 3);
 }
 
 TEST(Sweep, MeshesAreAllFactorisations) {

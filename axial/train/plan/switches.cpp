@@ -51,6 +51,18 @@ Values where(Condition condition, std::vector<int64_t> values) {
 bool shares_parameters(const RunRecipe& r) {
   return r.parallel.data * r.parallel.ring * r.parallel.ulysses > 1;
 }
+bool offloads_parameters(const RunRecipe& r) {
+  return r.train.offload_parameters != parallel::OffloadTo::kNone;
+}
+// Only what is gathered before it is used may be elsewhere.
+bool gathers_parameters(const RunRecipe& r) { return r.parallel.zero == 3; }
+
+// Offloaded parameters need stage 3.
+std::vector<int64_t> zero_stages(const RunRecipe& r) {
+  if (offloads_parameters(r)) return {3};
+  return shares_parameters(r) ? std::vector<int64_t>{0, 1, 2, 3} : std::vector<int64_t>{};
+}
+
 bool recomputes(const RunRecipe& r) { return r.train.recompute_group > 0; }
 bool cuts_tensors(const RunRecipe& r) { return r.parallel.tensor > 1; }
 
@@ -105,7 +117,7 @@ std::vector<Switch> memory_switches() {
       entry("train.recompute_group", kTrain, &Train::recompute_group, always({0, 1})),
       entry("train.tile_tokens", kTrain, &Train::tile_tokens, always({0, 8192})),
       entry("train.keep_attention", kTrain, &Train::keep_attention, where(recomputes, {1, 0})),
-      entry("parallel.zero", kParallel, &Mesh::zero, where(shares_parameters, {0, 1, 2, 3})),
+      entry("parallel.zero", kParallel, &Mesh::zero, zero_stages),
       entry("train.attention_head_groups", kTrain, &Train::attention_head_groups, groups_of_heads),
       entry("parallel.sequence_regions", kParallel, &Mesh::sequence_regions, where(cuts_tensors, {0, 1})),
       entry("train.offload_checkpoints", kTrain, &Train::offload_checkpoints,
@@ -115,6 +127,8 @@ std::vector<Switch> memory_switches() {
             /*swept=*/false),
       entry("train.shard_positions", kTrain, &Train::shard_positions, where(shares_positions, {0, 1}),
             /*swept=*/false),
+      entry("train.offload_parameters", kTrain, &Train::offload_parameters,
+            where(gathers_parameters, {kStays, kHost}), /*swept=*/false),
       entry("train.micro_batch", kTrain, &Train::micro_batch, rows_at_a_time, /*swept=*/false),
   };
 }

@@ -34,6 +34,7 @@ struct TrainOptions {
   bool keep_attention = false;
   parallel::OffloadTo offload_checkpoints = parallel::OffloadTo::kNone;
   parallel::OffloadTo offload_optimizer = parallel::OffloadTo::kNone;
+  parallel::OffloadTo offload_parameters = parallel::OffloadTo::kNone;
   std::string offload_folder;
   int64_t attention_head_groups = 1;
   int64_t tile_tokens = 0;
@@ -64,6 +65,9 @@ struct TrainOptions {
     v("offload_optimizer", offload_optimizer,
       "where moments and master weights are: none (the device), host or file; the update then runs on the "
       "host");
+    v("offload_parameters", offload_parameters,
+      "where a rank's parts of weights are between their uses, with parallel.zero 3: none (the device), host "
+      "or file; gradients are then summed on the host");
     v("offload_folder", offload_folder, "of such files, on a fast disk; \"\": the run's folder");
     v("attention_head_groups", attention_head_groups,
       "attention takes its heads in so many groups, one after the other: less memory, more calls");

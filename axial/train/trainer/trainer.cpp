@@ -25,7 +25,8 @@ constexpr std::string_view kOp = "train";
 TrainOptions with_folder(TrainOptions options, const RunFolder& folder) {
   const auto is_file = [](parallel::OffloadTo to) { return to == parallel::OffloadTo::kFile; };
   if (!options.offload_folder.empty() ||
-      !(is_file(options.offload_checkpoints) || is_file(options.offload_optimizer)))
+      !(is_file(options.offload_checkpoints) || is_file(options.offload_optimizer) ||
+        is_file(options.offload_parameters)))
     return options;
   options.offload_folder = folder.path().string();
   std::error_code told_by_the_store;

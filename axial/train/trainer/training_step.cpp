@@ -32,13 +32,27 @@ std::shared_ptr<parallel::OffloadStore> make_store(parallel::OffloadTo to, const
 }
 
 void materialize(models::Model& model, const TrainOptions& options, at::Device device,
-                 const TrainingRanks& ranks, std::shared_ptr<parallel::OffloadStore> states) {
+                 const TrainingRanks& ranks, std::shared_ptr<parallel::OffloadStore> states,
+                 std::shared_ptr<parallel::OffloadStore> values) {
+  const bool alone_too = values != nullptr;
   model.parameters->offload_companions(std::move(states));
-  if (ranks.communicator != nullptr) {
-    parallel::partition_parameters(*model.parameters, ranks.communicator->mesh(), ranks.options.zero);
+  model.parameters->offload_values(std::move(values));
+  if (ranks.communicator != nullptr || alone_too) {
+    const parallel::Mesh mesh =
+        ranks.communicator == nullptr ? parallel::Mesh::single() : ranks.communicator->mesh();
+    parallel::partition_parameters(*model.parameters, mesh, ranks.options.zero, alone_too);
   }
   model.parameters->materialize(device, scalar_type_of(options.precision),
                                 static_cast<uint64_t>(options.seed));
+}
+
+std::shared_ptr<parallel::OffloadStore> make_value_store(const TrainOptions& options, at::Device device,
+                                                         const TrainingRanks& ranks) {
+  AXIAL_CHECK(
+      options.offload_parameters == parallel::OffloadTo::kNone || ranks.options.zero == 3, kOp,
+      "offload_parameters; expected none without parallel.zero 3, where parts are gathered, got zero {}",
+      ranks.options.zero);
+  return make_store(options.offload_parameters, options, device);
 }
 
 // Loss sums of the ranks add up over these: of a pipeline one stage has them.
@@ -72,7 +86,8 @@ TrainingStep::TrainingStep(models::Model& model, const TrainOptions& options, at
       ranks_(ranks),
       states_(make_store(options.offload_optimizer, options, device)),
       checkpoints_(make_store(options.offload_checkpoints, options, device)),
-      runner_((materialize(model, options, device, ranks, states_),
+      values_(make_value_store(options, device, ranks)),
+      runner_((materialize(model, options, device, ranks, states_, values_),
                model.runner_with("loss", ranks.communicator))),
       optimizer_(options.optimizer, *model.parameters),
       scaler_(options.loss_scale, options.precision == Precision::kFp16) {
@@ -90,7 +105,8 @@ const parallel::StepPlan& TrainingStep::plan_for(int64_t num_micro_batches) {
   policy.offload_checkpoints = options_.offload_checkpoints;
   policy.head_groups = options_.attention_head_groups;
   policy.tile_tokens = options_.tile_tokens;
-  policy.zero_stage = ranks_.communicator != nullptr ? ranks_.options.zero : 0;
+  policy.offload_parameters = options_.offload_parameters;
+  policy.zero_stage = ranks_.communicator != nullptr || values_ != nullptr ? ranks_.options.zero : 0;
   const parallel::Stages& stages = runner_.stages();
   std::vector<parallel::StepPlan> plans;
   for (int64_t r = 0; r < stages.ranks; ++r) {
@@ -176,12 +192,15 @@ nlohmann::json TrainingStep::optimizer_state() const { return optimizer_.state()
 
 parallel::OffloadBytes TrainingStep::offloaded() const {
   parallel::OffloadBytes all;
-  for (const auto& store : {states_, checkpoints_}) {  // states are there all the time: peaks add up
+  // States and values are there all the time: peaks add up.
+  for (const auto& store : {states_, values_, checkpoints_}) {
     if (store == nullptr) continue;
     const parallel::OffloadBytes bytes = store->bytes();
     for (const auto& [sum, part] : {std::pair(&all.host, bytes.host), std::pair(&all.file, bytes.file)}) {
       sum->live += part.live;
       sum->peak += part.peak;
+      sum->written += part.written;
+      sum->read += part.read;
     }
   }
   return all;

@@ -82,7 +82,7 @@ class TrainingStep {
   TrainOptions options_;
   at::Device device_;
   TrainingRanks ranks_;
-  std::shared_ptr<parallel::OffloadStore> states_, checkpoints_;  // null: on the device
+  std::shared_ptr<parallel::OffloadStore> states_, checkpoints_, values_;  // null: on the device
   parallel::StepRunner runner_;
   std::map<int64_t, parallel::StepPlan> plans_;
   optim::AdamW optimizer_;
