@@ -113,6 +113,21 @@ def test_what_leaves_the_device_is_memory_of_the_host_which_has_an_end(plan, tmp
     assert made["roles"][0]["file_bytes"] >= moments
 
 
+def test_parameters_leave_the_device_too(plan):
+    states = ["--set", "train.offload_optimizer=host", "--set", "parallel.zero=3"]
+    kept = plan(*states)[1]["roles"][0]
+    done, made = plan(*states, "--set", "train.offload_parameters=host")
+    (role,) = made["roles"]
+    parameters = 4 * made["parameters"]
+    assert kept["at_peak"]["parameters"] == parameters and role["at_peak"]["parameters"] == 0
+    assert role["peak_bytes"] < kept["peak_bytes"] and role["resident_bytes"] < kept["resident_bytes"]
+    assert role["host_bytes"] >= kept["host_bytes"] + 2 * parameters  # and gradients
+    assert role["host_written_bytes"] > 0 and role["host_read_bytes"] >= parameters
+    assert "copied to it in a step" in done.stdout
+    done, _ = plan("--set", "train.offload_parameters=host", code=1)
+    assert "expected none without parallel.zero 3" in done.stderr
+
+
 def test_operations_and_time_are_told(plan):
     done, made = plan("--device", "h200")
     tokens, products = 4 * 128, 2 * (4 * 32 * 32 + 2 * 32 * 64) + 69 * 32
@@ -267,9 +282,17 @@ def test_inference_is_planned_on_meshes(plan, work):
         assert made["flops"]["products"] == times * one["flops"]["products"] + more
 
 
-@pytest.mark.parametrize("name,parameters", [("genome_25b", 25e9), ("genome_33b", 31e9)])
-def test_the_large_recipes_fit_and_take_little_memory_to_plan(plan, name, parameters):
-    _, made = plan("--world", 64, "--device", "a100-40gb", recipe=ROOT / "recipes" / "long" / f"{name}.yaml")
+@pytest.mark.parametrize(
+    "name,world,on,parameters",
+    [
+        ("genome_25b", 64, "a100-40gb", 25e9),
+        ("genome_33b", 64, "a100-40gb", 31e9),
+        ("genome_8b_h200", 1, "h200", 7.7e9),
+        ("genome_10b_one_device", 1, "a100-40gb", 10e9),
+    ],
+)
+def test_the_large_recipes_fit_and_take_little_memory_to_plan(plan, name, world, on, parameters):
+    _, made = plan("--world", world, "--device", on, recipe=ROOT / "recipes" / "long" / f"{name}.yaml")
     assert made["parameters"] > parameters
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 << 20  # KiB
 
