@@ -7,7 +7,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
+
+#include <csignal>
 
 #include "axial/ops/common/memory_count.h"
 #include "axial/parallel/replicas/replicas.h"
@@ -171,6 +174,33 @@ TEST(AwayValues, PlansThatForgetAFetchAreRefused) {
   more.actions.insert(more.actions.begin(), more.actions.front());
   EXPECT_THAT(error_of(more), ::testing::HasSubstr("expected no fetch of its parts"));
   EXPECT_THROW(write_training_step(5, 1, {.offload_parameters = OffloadTo::kHost}), ValueError);
+}
+
+// Room is taken before a run begins, and there it is missed.
+TEST(AwayValues, AFullFolderIsFoundBeforeTheFirstStep) {
+  const testing::TemporaryFolder folder;
+  const auto make = [&] {
+    Chain chain(4, at::kCPU, at::kFloat, [&](ParameterTable& table) {
+      table.offload_values(make_store(OffloadTo::kFile, at::kCPU, folder.path()));
+      partition_parameters(table, data_mesh(1, 0), 3, true);
+    });
+  };
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit small = before;
+  small.rlim_cur = 4 * 4096;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  std::string error;
+  try {
+    make();
+  } catch (const IoError& e) {
+    error = e.what();
+  }
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_THAT(error, ::testing::HasSubstr("expected 4096 bytes beside the 16384 it has"));
+  EXPECT_NO_THROW(make());
 }
 
 // A bit that a disk lost ends the step, and says where; the other values are as they were.
