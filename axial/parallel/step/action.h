@@ -29,6 +29,8 @@ enum class ActionKind {
   kTie,         ///< sum the gradients of parameters that several stages hold; ends a step
   kOffload,     ///< let what the group reads of others leave the device until its recompute
   kFetch,       ///< start to bring it back
+  kCut,         ///< keep 1/t of what the group reads of others, which t ranks of tensor have alike
+  kJoin,        ///< start to gather it, for the group's recompute
   kFetchParts,  ///< start to bring this rank's parts of the group's parameters to the device, for their
                 ///< gather
 };
@@ -83,6 +85,10 @@ struct MemoryPolicy {
   /// Where the border tensors of recomputed groups are between forward and recompute; fetched one computation
   /// ahead. On the device are those of two groups, and of the two that are on their way.
   OffloadTo offload_checkpoints = OffloadTo::kNone;
+  /// Ranks of `tensor` keep a part each of those border tensors, which all of them have alike (not so where
+  /// sequence regions cut them already), and gather them one computation ahead. What is offloaded too leaves
+  /// in parts, and is fetched one computation before that.
+  bool partition_activations = false;
   /// Where this rank's parts of parameters are (stage 3). They are fetched one group ahead of their gather:
   /// on the device are values of two groups, and the part of one on its way.
   OffloadTo offload_parameters = OffloadTo::kNone;

@@ -31,41 +31,54 @@ std::vector<size_t> computations(const std::vector<Action>& actions) {
   return out;
 }
 
+// What takes away and what brings back.
+struct Pair {
+  ActionKind away, back;
+  const char *away_name, *back_name;
+  const char* article;  // of the first
+};
+constexpr Pair kPairs[] = {{ActionKind::kOffload, ActionKind::kFetch, "offload", "fetch", "an"},
+                           {ActionKind::kCut, ActionKind::kJoin, "cut", "join", "a"}};
+
 // The moves of one micro-batch.
 class Moves {
  public:
-  Moves(const Stream& stream, const StepPlan& plan, std::vector<std::vector<int64_t>>& out)
-      : stream_(stream), plan_(plan), out_(out) {}
+  Moves(const Stream& stream, const StepPlan& plan, const Pair& pair, std::vector<std::vector<int64_t>>& out)
+      : stream_(stream), plan_(plan), pair_(pair), out_(out) {}
 
   void find(const std::vector<size_t>& actions) {
-    std::set<int64_t> in_graphs;           // read or written by a group that keeps its graph
-    std::map<int64_t, size_t> offloaded_;  // group -> its offload, until the fetch
+    std::set<int64_t> in_graphs;     // read or written by a group that keeps its graph
+    std::map<int64_t, size_t> away;  // group -> what took it away, until it is brought back
     for (size_t k = 0; k < actions.size(); ++k) {
       const Action& action = plan_.actions[actions[k]];
       if (action.kind == ActionKind::kForward && action.keep_graph) {
         const std::set<int64_t> used = touched(action);
         in_graphs.insert(used.begin(), used.end());
       }
-      if (action.kind == ActionKind::kOffload) {
-        check(!offloaded_.contains(action.group), action, "no offload of the group before it");
-        offloaded_[action.group] = actions[k];
+      if (action.kind == pair_.away) {
+        check(!away.contains(action.group), action, "no", pair_.away_name, "of the group before it");
+        away[action.group] = actions[k];
         out_[actions[k]] = moved(actions, k, in_graphs);
       }
-      if (action.kind == ActionKind::kFetch) {
-        check(offloaded_.contains(action.group), action, "an offload before it");
-        out_[actions[k]] = out_[offloaded_.at(action.group)];
-        offloaded_.erase(action.group);
+      if (action.kind == pair_.back) {
+        check(away.contains(action.group), action, pair_.article, pair_.away_name, "before it");
+        out_[actions[k]] = out_[away.at(action.group)];
+        away.erase(action.group);
       }
       if (action.kind == ActionKind::kRecompute) {
-        check(!offloaded_.contains(action.group), action, "a fetch before it");
+        check(!away.contains(action.group), action, "a", pair_.back_name, "before it");
       }
     }
-    for (const auto& [group, index] : offloaded_) check(false, plan_.actions[index], "a fetch behind it");
+    for (const auto& [group, index] : away) {
+      check(false, plan_.actions[index], "a", pair_.back_name, "behind it");
+    }
   }
 
  private:
-  void check(bool holds, const Action& action, const char* expected) const {
-    AXIAL_CHECK(holds, "step_plan", "'{}'; expected {}", to_string(plan_, action), expected);
+  void check(bool holds, const Action& action, const char* article, const char* kind,
+             const char* where) const {
+    AXIAL_CHECK(holds, "step_plan", "'{}'; expected {} {} {}", to_string(plan_, action), article, kind,
+                where);
   }
 
   BlockRange blocks_of(const Action& action) const {
@@ -91,7 +104,7 @@ class Moves {
     return out;
   }
 
-  // Of the offload actions[k]: what its group reads of others and nobody touches until the fetch.
+  // Of what takes away, actions[k]: what its group reads of others and nobody touches until it is back.
   std::vector<int64_t> moved(const std::vector<size_t>& actions, size_t k,
                              const std::set<int64_t>& in_graphs) const {
     const Action& offload = plan_.actions[actions[k]];
@@ -105,7 +118,7 @@ class Moves {
     }
     for (size_t i = k + 1; i < actions.size(); ++i) {
       const Action& action = plan_.actions[actions[i]];
-      if (action.kind == ActionKind::kFetch && action.group == offload.group) break;
+      if (action.kind == pair_.back && action.group == offload.group) break;
       for (const int64_t v : touched(action)) candidates.erase(v);
     }
     return {candidates.begin(), candidates.end()};
@@ -113,12 +126,13 @@ class Moves {
 
   const Stream& stream_;
   const StepPlan& plan_;
+  const Pair& pair_;
   std::vector<std::vector<int64_t>>& out_;
 };
 
 }  // namespace
 
-void add_offloads(StepPlan& plan) {
+void add_moves(StepPlan& plan, bool cuts, bool offloads) {
   const std::vector<size_t> places = computations(plan.actions);
   std::map<Name, size_t> forwards;               // their place among the computations
   std::map<size_t, std::vector<Action>> before;  // what comes before an action
@@ -127,8 +141,13 @@ void add_offloads(StepPlan& plan) {
     const Name name{action.micro_batch, action.group};
     if (action.kind == ActionKind::kForward) forwards[name] = u;
     if (action.kind != ActionKind::kRecompute || u - forwards.at(name) <= 2) continue;
-    before[places[forwards.at(name)] + 1].push_back({ActionKind::kOffload, name.first, name.second});
-    before[places[u - 1]].push_back({ActionKind::kFetch, name.first, name.second});
+    const auto add = [&](bool wanted, size_t place, ActionKind kind) {
+      if (wanted) before[place].push_back({kind, name.first, name.second});
+    };
+    add(cuts, places[forwards.at(name)] + 1, ActionKind::kCut);
+    add(offloads, places[forwards.at(name)] + 1, ActionKind::kOffload);
+    add(offloads, places[cuts ? u - 2 : u - 1], ActionKind::kFetch);
+    add(cuts, places[u - 1], ActionKind::kJoin);
   }
   std::vector<Action> actions;
   for (size_t i = 0; i < plan.actions.size(); ++i) {
@@ -142,13 +161,13 @@ void add_offloads(StepPlan& plan) {
 
 std::vector<std::vector<int64_t>> find_moves(const Stream& stream, const StepPlan& plan) {
   std::vector<std::vector<int64_t>> moves(plan.actions.size());
-  const auto is_move = [](const Action& a) {
-    return a.kind == ActionKind::kOffload || a.kind == ActionKind::kFetch;
-  };
-  if (std::none_of(plan.actions.begin(), plan.actions.end(), is_move)) return moves;
   std::map<int64_t, std::vector<size_t>> of_micro_batch;
   for (size_t i = 0; i < plan.actions.size(); ++i) of_micro_batch[plan.actions[i].micro_batch].push_back(i);
-  for (const auto& [m, actions] : of_micro_batch) Moves(stream, plan, moves).find(actions);
+  for (const Pair& pair : kPairs) {
+    const auto is_move = [&](const Action& a) { return a.kind == pair.away || a.kind == pair.back; };
+    if (std::none_of(plan.actions.begin(), plan.actions.end(), is_move)) continue;
+    for (const auto& [m, actions] : of_micro_batch) Moves(stream, plan, pair, moves).find(actions);
+  }
   return moves;
 }
 

@@ -141,7 +141,7 @@ class Simulation {
       return;
     }
     if (is_transfer(action.kind)) return transfer(action, state);
-    if (action.kind == ActionKind::kOffload || action.kind == ActionKind::kFetch) return move(action, state);
+    if (is_move(action.kind)) return move(action, state);
     AXIAL_CHECK(!gathers_ || gathered_[static_cast<size_t>(action.group)] > 0, kOp,
                 "{} uses values that are not there; expected a gather before it", here());
     GroupState& group = state.groups[static_cast<size_t>(action.group)];
@@ -169,6 +169,11 @@ class Simulation {
         check_gradients_came(action, state);
         group = GroupState::kDone;
     }
+  }
+
+  static bool is_move(ActionKind kind) {
+    return kind == ActionKind::kOffload || kind == ActionKind::kFetch || kind == ActionKind::kCut ||
+           kind == ActionKind::kJoin;
   }
 
   static bool is_transfer(ActionKind kind) {
@@ -218,7 +223,7 @@ class Simulation {
 
   // What leaves is there; find_moves() has seen to it that nobody uses it before it is back.
   void move(const Action& action, MicroBatchState& state) {
-    if (action.kind == ActionKind::kFetch) return;
+    if (action.kind == ActionKind::kFetch || action.kind == ActionKind::kJoin) return;
     AXIAL_CHECK(state.groups[static_cast<size_t>(action.group)] == GroupState::kBorder, kOp,
                 "{}; expected a forward without graph before it", here());
     for (const int64_t v : schedule_.moves[static_cast<size_t>(at_)]) touch(state, v, {at_, 0});

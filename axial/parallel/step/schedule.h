@@ -17,7 +17,8 @@ enum class PlanUse { kTraining, kInference };
 /// When tensors die: drops[action][block - begin of its group] = versions without a later reader.
 struct Schedule {
   std::vector<std::vector<std::vector<int64_t>>> drops;
-  std::vector<std::vector<int64_t>> moves;  ///< per action: versions that an offload or fetch moves
+  std::vector<std::vector<int64_t>>
+      moves;  ///< per action: versions that an offload, fetch, cut or join moves
 };
 
 /// Walk the plan; throws ValueError naming the action that does not fit: groups that do not cover the

@@ -43,6 +43,7 @@ StepRun::StepRun(RunSetup setup, const std::vector<NamedTensors>& batches, PlanU
                        std::vector<at::Tensor>(versions),
                        std::vector<BlockGraph>(s_.blocks.size()),
                        {},
+                       {},
                        {}});
     check_batch(m);
   }
@@ -113,6 +114,8 @@ void StepRun::execute(const Action& action, size_t index) {
   if (action.kind == ActionKind::kReduce) return reduce(index, range);
   if (action.kind == ActionKind::kOffload || action.kind == ActionKind::kFetch)
     return move_checkpoints(action, index);
+  if (action.kind == ActionKind::kCut || action.kind == ActionKind::kJoin)
+    return cut_checkpoints(action, index);
   if (action.kind == ActionKind::kFetchParts) return s_.replicas.fetch(parameters_of(range));
   if (action.kind == ActionKind::kGather) return s_.replicas.gather(parameters_of(range));
   if (action.kind == ActionKind::kRelease) return s_.replicas.release(parameters_of(range));

@@ -59,12 +59,21 @@ class StepRun {
     bool tiled = false;
   };
 
+  // This rank's part of a version, from cut to recompute.
+  struct CutValue {
+    at::Tensor part;  // [n] of the elements in the order of memory; undefined: offloaded or being joined
+    Offloaded away;
+    Pending whole;
+    std::vector<int64_t> sizes, strides;
+  };
+
   struct MicroBatch {
     std::vector<at::Tensor> values;      // per version, detached
     std::vector<at::Tensor> grads;       // per version
     std::vector<BlockGraph> graphs;      // per block
     std::map<size_t, KeptResults> kept;  // by block, from forward to recompute
     std::map<int64_t, Offloaded> away;   // by version, from offload to recompute
+    std::map<int64_t, CutValue> cut;     // likewise
   };
 
   static ops::MemoryUse use_of(const Block& block);
@@ -94,6 +103,8 @@ class StepRun {
   void transfer(const Action& action, const BlockRange& range);
   void drop(size_t m, size_t index, int64_t place);
   void move_checkpoints(const Action& action, size_t index);
+  void cut_checkpoints(const Action& action, size_t index);
+  CutValue cut(const at::Tensor& value) const;
   void bring_back(size_t m, const BlockRange& range);
 
   RunSetup s_;

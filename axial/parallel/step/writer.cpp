@@ -44,6 +44,10 @@ const char* name_of(ActionKind kind) {
       return "offload";
     case ActionKind::kFetch:
       return "fetch";
+    case ActionKind::kCut:
+      return "cut";
+    case ActionKind::kJoin:
+      return "join";
     case ActionKind::kFetchParts:
       return "fetch_parts";
   }
@@ -233,7 +237,7 @@ StepPlan write_training_step(const Stages& stages, int64_t rank, int64_t num_mic
     if (is_last) writer.add(ActionKind::kFree, m, 0);
   }
   if (policy.zero_stage == 3) add_gathers(writer.plan(), policy.offload_parameters != OffloadTo::kNone);
-  if (policy.offload_checkpoints != OffloadTo::kNone) add_offloads(writer.plan());
+  add_moves(writer.plan(), policy.partition_activations, policy.offload_checkpoints != OffloadTo::kNone);
   if (stages.ranks > 1) {
     writer.add(ActionKind::kTie, 0, 0);
     // Enough for every rank to run as far ahead as its schedule lets it. Gradients are taken soon after they
