@@ -38,6 +38,7 @@ struct Case {
   bool learned = false;  // positions, of a table that ranks of the sequence share
   bool bits = false;     // a mask in one bit a pair
   OffloadTo away = OffloadTo::kNone;  // parameters (with ZeRO-3), states and checkpoints (of recomputes)
+  bool partition = false;
 };
 
 std::string offload_of(const Case& c) {
@@ -56,9 +57,10 @@ std::string name_of(const Case& c) {
                   m.stages_per_rank > 1 ? fmt::format(", {} stages a rank", m.stages_per_rank) : "",
                   m.pipe_schedule == parallel::PipeSchedule::kGPipe ? ", GPipe" : ""),
       m.zero, c.recompute,
-      fmt::format("{}{}{}{}", c.keep_attention ? ", attention kept" : "",
+      fmt::format("{}{}{}{}{}", c.keep_attention ? ", attention kept" : "",
                   c.head_groups > 1 ? fmt::format(", heads in {}", c.head_groups) : "",
-                  c.tile_tokens > 0 ? fmt::format(", tiles of {}", c.tile_tokens) : "", offload_of(c)),
+                  c.tile_tokens > 0 ? fmt::format(", tiles of {}", c.tile_tokens) : "", offload_of(c),
+                  c.partition ? ", parts" : ""),
       c.precision == Precision::kBf16 ? "bf16" : "fp32");
 }
 
@@ -107,6 +109,7 @@ StepToPlan step_of(const Case& c, int64_t world_size, const models::ModelRegistr
   what.train.keep_attention = c.keep_attention;
   what.train.attention_head_groups = c.head_groups;
   what.train.tile_tokens = c.tile_tokens;
+  what.train.partition_activations = c.partition;
   what.train.offload_optimizer = c.away;
   if (c.recompute > 0) what.train.offload_checkpoints = c.away;
   if (c.mesh.zero == 3) what.train.offload_parameters = c.away;
@@ -248,7 +251,7 @@ std::string run(int64_t size, const std::vector<Case>& cases) {
 }
 
 constexpr Precision kBf16 = Precision::kBf16, kFp32 = Precision::kFp32;
-constexpr OffloadTo kHost = OffloadTo::kHost, kFile = OffloadTo::kFile;
+constexpr OffloadTo kNone = OffloadTo::kNone, kHost = OffloadTo::kHost, kFile = OffloadTo::kFile;
 
 TEST(PlanStep, OneRank) {
   EXPECT_EQ(run(1, {{mesh(1, 1, 1, 1)},
@@ -294,7 +297,9 @@ TEST(PlanStep, TwoRanks) {
                     {mesh(2, 1, 1, 1, 3), 1, false, kBf16, 6, false, 1, 0, kHost},
                     {mesh(1, 2, 1, 1, 3), 1, false, kFp32, 6, true, 1, 16, kFile},
                     {mesh(1, 1, 1, 2, 3, true), 1, false, kBf16, 6, false, 1, 0, kHost},
-                    {piped(mesh(1, 1, 1, 1, 3)), 1, false, kFp32, 6, true, 1, 0, kHost}}),
+                    {piped(mesh(1, 1, 1, 1, 3)), 1, false, kFp32, 6, true, 1, 0, kHost},
+                    {mesh(1, 1, 1, 2), 1, false, kFp32, 6, false, 1, 0, kNone, true},
+                    {mesh(1, 1, 1, 2), 2, false, kBf16, 6, false, 1, 16, kHost, true}}),
             "");
 }
 
@@ -321,7 +326,10 @@ TEST(PlanStep, FourRanks) {
                     {piped(mesh(1, 1, 2, 1, 2), 1, true), 2},
                     {piped(mesh(1, 1, 1, 2, 0, true), 2), 1, false, kFp32, 6, true},
                     {mesh(2, 2, 1, 1, 3), 1, false, kBf16, 6, false, 1, 0, kHost},
-                    {mesh(1, 1, 2, 2, 3, true), 2, false, kFp32, 6, false, 1, 16, kFile}}),
+                    {mesh(1, 1, 2, 2, 3, true), 2, false, kFp32, 6, false, 1, 16, kFile},
+                    {mesh(1, 1, 1, 4), 1, false, kFp32, 6, false, 1, 0, kNone, true},
+                    {mesh(2, 1, 1, 2, 3), 1, false, kFp32, 6, true, 1, 0, kHost, true},
+                    {piped(mesh(1, 1, 1, 2)), 1, false, kFp32, 6, true, 1, 0, kNone, true}}),
             "");
 }
 

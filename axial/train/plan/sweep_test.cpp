@@ -88,6 +88,26 @@ TEST(Switches, TakeEffectAndAreWrittenAsOverrides) {
   EXPECT_EQ(most_frugal(recipe_of({{"offload_parameters", "host"}})).parallel.zero, 3);
 }
 
+TEST(Switches, OfferWhatHasAnEffect) {
+  const auto values = [](const std::string& key, const RunRecipe& recipe) {
+    for (const Switch& s : memory_switches()) {
+      if (s.key == key) return s.values(recipe);
+    }
+    return std::vector<int64_t>{-1};
+  };
+  const nlohmann::json recomputes = {{"recompute_group", 1}};
+  EXPECT_THAT(values("train.offload_parameters", recipe_of({}, {{"zero", 3}})), ElementsAre(0, 1));
+  EXPECT_THAT(values("train.offload_parameters", recipe_of({}, {{"zero", 2}})), ElementsAre());
+  EXPECT_THAT(values("parallel.zero", recipe_of({{"offload_parameters", "file"}}, {{"data", 2}})),
+              ElementsAre(3));
+  const auto partition = [&](const nlohmann::json& train, const nlohmann::json& parallel) {
+    return values("train.partition_activations", recipe_of(train, parallel));
+  };
+  EXPECT_THAT(partition(recomputes, {{"tensor", 2}}), ElementsAre(0, 1));
+  EXPECT_THAT(partition(nlohmann::json::object(), {{"tensor", 2}}), ElementsAre());
+  EXPECT_THAT(partition(recomputes, {{"tensor", 2}, {"sequence_regions", true}}), ElementsAre());
+}
+
 TEST(Sweep, MeshesAreAllFactorisations) {
   EXPECT_THAT(meshes_of(1, {}), SizeIs(1));
   EXPECT_THAT(meshes_of(7, {}), SizeIs(5));

@@ -66,6 +66,11 @@ std::vector<int64_t> zero_stages(const RunRecipe& r) {
 bool recomputes(const RunRecipe& r) { return r.train.recompute_group > 0; }
 bool cuts_tensors(const RunRecipe& r) { return r.parallel.tensor > 1; }
 
+// On all ranks of tensor.
+bool has_equal_checkpoints(const RunRecipe& r) {
+  return cuts_tensors(r) && recomputes(r) && !r.parallel.sequence_regions;
+}
+
 // An integer of the model's section; `otherwise` where it says none.
 int64_t of_model(const RunRecipe& r, std::string_view key, int64_t otherwise) {
   const recipe::Node* node = r.model.find(key);
@@ -119,6 +124,8 @@ std::vector<Switch> memory_switches() {
       entry("train.keep_attention", kTrain, &Train::keep_attention, where(recomputes, {1, 0})),
       entry("parallel.zero", kParallel, &Mesh::zero, zero_stages),
       entry("train.attention_head_groups", kTrain, &Train::attention_head_groups, groups_of_heads),
+      entry("train.partition_activations", kTrain, &Train::partition_activations,
+            where(has_equal_checkpoints, {0, 1}), /*swept=*/false),
       entry("parallel.sequence_regions", kParallel, &Mesh::sequence_regions, where(cuts_tensors, {0, 1})),
       entry("train.offload_checkpoints", kTrain, &Train::offload_checkpoints,
             where(recomputes, {kStays, kHost}),

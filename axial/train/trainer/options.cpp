@@ -42,6 +42,8 @@ void TrainOptions::validate() const {
   at_least("tile_tokens", tile_tokens, 0);
   AXIAL_CHECK(!keep_attention || recompute_group > 0, "train",
               "keep_attention; expected false without recompute_group, where all is kept");
+  AXIAL_CHECK(!partition_activations || recompute_group > 0, "train",
+              "partition_activations; expected false without recompute_group, where nothing waits");
   AXIAL_CHECK(offload_checkpoints == parallel::OffloadTo::kNone || recompute_group > 0, "train",
               "offload_checkpoints; expected none without recompute_group, where nothing waits");
   at_least("validate_every", validate_every, 0);

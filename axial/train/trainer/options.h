@@ -33,6 +33,7 @@ struct TrainOptions {
   int64_t recompute_group = 0;
   bool keep_attention = false;
   parallel::OffloadTo offload_checkpoints = parallel::OffloadTo::kNone;
+  bool partition_activations = false;
   parallel::OffloadTo offload_optimizer = parallel::OffloadTo::kNone;
   parallel::OffloadTo offload_parameters = parallel::OffloadTo::kNone;
   std::string offload_folder;
@@ -62,6 +63,9 @@ struct TrainOptions {
     v("keep_attention", keep_attention, "recomputed blocks keep what attention gave: more memory, less time");
     v("offload_checkpoints", offload_checkpoints,
       "where inputs of recomputed blocks wait for backward: none (the device), host or file");
+    v("partition_activations", partition_activations,
+      "tensor ranks keep a part each of the inputs of recomputed blocks; with sequence_regions they do "
+      "anyway");
     v("offload_optimizer", offload_optimizer,
       "where moments and master weights are: none (the device), host or file; the update then runs on the "
       "host");

@@ -12,6 +12,7 @@
 #include "axial/parallel/collectives/collectives.h"
 #include "axial/parallel/host_value/host_value.h"
 #include "axial/parallel/pipeline/stages.h"
+#include "axial/parallel/placement/placement.h"
 #include "axial/parallel/step/simulate.h"
 
 namespace axial::train {
@@ -105,6 +106,8 @@ const parallel::StepPlan& TrainingStep::plan_for(int64_t num_micro_batches) {
   policy.offload_checkpoints = options_.offload_checkpoints;
   policy.head_groups = options_.attention_head_groups;
   policy.tile_tokens = options_.tile_tokens;
+  policy.partition_activations = options_.partition_activations && !ranks_.options.sequence_regions &&
+                                 runner_.communicator().mesh().degree(parallel::kTensorAxis) > 1;
   policy.offload_parameters = options_.offload_parameters;
   policy.zero_stage = ranks_.communicator != nullptr || values_ != nullptr ? ranks_.options.zero : 0;
   const parallel::Stages& stages = runner_.stages();
