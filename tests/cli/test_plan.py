@@ -46,6 +46,8 @@ def test_parts_add_up(plan):
     assert sum(role["at_peak"].values()) == role["peak_bytes"]
     assert sum(alive["bytes"] for alive in role["alive"]) == role["peak_bytes"]
     assert any(alive["block"].startswith("layer.") and alive["op"] for alive in role["alive"])
+    highest = max(role["timeline"], key=sum)
+    assert dict(zip(made["uses"], highest, strict=True)) == role["at_peak"]
     assert role["needed_bytes"] == role["reserved_bytes"] + role["outside_bytes"]
     assert role["reserved_bytes"] >= role["peak_bytes"] > role["resident_bytes"] > 0
     assert made["fits"] and made["spare_bytes"] == made["device"]["memory"] - role["needed_bytes"]

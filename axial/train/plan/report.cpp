@@ -143,8 +143,14 @@ json to_json(const PlannedRanks& ranks) {
                      {"count", a.count},
                      {"bytes", a.bytes}});
   }
+  json timeline = json::array();
+  for (const ops::BytesByUse& bytes : ranks.timeline) {
+    json& point = timeline.emplace_back(json::array());
+    for (const ops::MemoryUse use : kUses) point.push_back(bytes[static_cast<size_t>(use)]);
+  }
   return {{"ranks", ranks.step.ranks},
           {"alive", alive},
+          {"timeline", timeline},
           {"parameters", ranks.step.parameters},
           {"resident_bytes", ranks.step.resident_bytes},
           {"peak_bytes", ranks.step.peak_bytes},
@@ -228,8 +234,9 @@ std::string to_picture(const Plan& plan) {
 
 json to_json(const Plan& plan, const EstimateAssumptions& assumptions) {
   const PlannedFlops flops = flops_of(plan);
-  json roles = json::array();
+  json roles = json::array(), uses = json::array();
   for (const PlannedRanks& ranks : plan.roles) roles.push_back(to_json(ranks));
+  for (const ops::MemoryUse use : kUses) uses.push_back(ops::name_of(use));
   return {{"world_size", plan.world_size},
           {"device", recipe::options_to_json(plan.device)},
           {"work", plan.work == PlannedWork::kTraining ? "train"
@@ -239,6 +246,7 @@ json to_json(const Plan& plan, const EstimateAssumptions& assumptions) {
           {"batch", plan.batch},
           {"micro_batch", plan.micro_batch},
           {"parameters", plan.parameters},
+          {"uses", uses},
           {"fits", plan.fits()},
           {"spare_bytes", plan.spare_bytes()},
           {"seconds", plan.seconds},
