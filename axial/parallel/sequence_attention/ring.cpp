@@ -75,18 +75,29 @@ class Blocks {
   Pending sent_, received_;
 };
 
+// Places [begin, begin + size) of a dim, by one call of the dispatcher where narrow() makes three: a ring of
+// a hundred ranks asks for millions.
+at::Tensor places(const at::Tensor& x, int64_t dim, int64_t begin, int64_t size) {
+  c10::DimVector sizes(x.sizes());
+  sizes[static_cast<size_t>(dim)] = size;
+  return x.as_strided(sizes, x.strides(), x.storage_offset() + begin * x.stride(dim));
+}
+
 ops::AttentionPartial rows_of(const ops::AttentionPartial& all, const Piece& piece) {
-  return {all.out.narrow(1, piece.query_at, piece.queries.size()),
-          all.statistics.narrow(2, piece.query_at, piece.queries.size())};
+  return {places(all.out, 1, piece.query_at, piece.queries.size()),
+          places(all.statistics, 2, piece.query_at, piece.queries.size())};
 }
 
 at::Tensor rows_of(const at::Tensor& q, const Piece& piece) {
-  return q.narrow(1, piece.query_at, piece.queries.size());
+  return places(q, 1, piece.query_at, piece.queries.size());
 }
 
 // Keys (which = 0) or values (1) of the piece in a block.
 at::Tensor keys_of(const at::Tensor& block, int64_t which, const Piece& piece) {
-  return block.select(0, which).narrow(1, piece.key_at, piece.keys.size());
+  c10::DimVector sizes(block.sizes().slice(1));
+  sizes[1] = piece.keys.size();
+  return block.as_strided(sizes, block.strides().slice(1),
+                          block.storage_offset() + which * block.stride(0) + piece.key_at * block.stride(2));
 }
 
 // Of all pairs, or written out of bits for these.
@@ -97,7 +108,8 @@ ops::OptionalTensor bias_of(const RingCall& call, const at::Tensor& bias, const 
                         piece.keys, q);
   }
   if (!bias.defined()) return std::nullopt;
-  return bias.narrow(2, piece.query_at, piece.queries.size()).narrow(3, piece.keys.begin, piece.keys.size());
+  return places(places(bias, 2, piece.query_at, piece.queries.size()), 3, piece.keys.begin,
+                piece.keys.size());
 }
 
 ops::AttentionPartial forward_ring(const at::Tensor& q, const at::Tensor& kv, const at::Tensor& bias,
