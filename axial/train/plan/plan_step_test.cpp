@@ -191,30 +191,39 @@ TEST(PlanOffload, FourRanks) {
       "");
 }
 
-TEST(PlanOffload, ParametersToo) {
-  const auto all = [](const MeshOptions& options, OffloadTo to, int64_t recompute = 1,
-                      Precision precision = kFp32, int64_t tile_tokens = 0) {
-    return PlanCase{.mesh = options,
-                    .recompute = recompute,
-                    .precision = precision,
-                    .tile_tokens = tile_tokens,
-                    .checkpoints = to,
-                    .optimizer = to,
-                    .parameters = to};
-  };
-  EXPECT_EQ(run_plans(1, {all(mesh(1, 1, 1, 1, 3), kHost), all(mesh(1, 1, 1, 1, 3), kFile, 1, kBf16, 16),
-                          all(mesh(1, 1, 1, 1, 3), kHost, 2, kBf16)}),
-            "");
-  EXPECT_EQ(
-      run_plans(2, {all(mesh(2, 1, 1, 1, 3), kHost, 1, kBf16), all(mesh(1, 2, 1, 1, 3), kFile, 1, kFp32, 16),
-                    all(mesh(1, 1, 1, 2, 3, true), kHost, 1, kBf16), all(piped(mesh(1, 1, 1, 1, 3)), kHost)}),
-      "");
-  EXPECT_EQ(run_plans(4, {all(mesh(2, 2, 1, 1, 3), kHost, 1, kBf16),
-                          all(mesh(1, 1, 2, 2, 3, true), kFile, 2, kFp32, 16)}),
+// Everything that may leave the device does.
+PlanCase away(const MeshOptions& options, OffloadTo to, int64_t recompute = 1, Precision precision = kFp32,
+              int64_t tile_tokens = 0) {
+  return {.mesh = options,
+          .recompute = recompute,
+          .precision = precision,
+          .tile_tokens = tile_tokens,
+          .checkpoints = to,
+          .optimizer = to,
+          .parameters = to};
+}
+
+TEST(PlanOffload, EverythingOfOneRank) {
+  EXPECT_EQ(run_plans(1, {away(mesh(1, 1, 1, 1, 3), kHost), away(mesh(1, 1, 1, 1, 3), kFile, 1, kBf16, 16),
+                          away(mesh(1, 1, 1, 1, 3), kHost, 2, kBf16)}),
             "");
 }
 
-TEST(PlanStep, PartsOfActivations) {
+TEST(PlanOffload, EverythingOfTwoRanks) {
+  EXPECT_EQ(
+      run_plans(2,
+                {away(mesh(2, 1, 1, 1, 3), kHost, 1, kBf16), away(mesh(1, 2, 1, 1, 3), kFile, 1, kFp32, 16),
+                 away(mesh(1, 1, 1, 2, 3, true), kHost, 1, kBf16), away(piped(mesh(1, 1, 1, 1, 3)), kHost)}),
+      "");
+}
+
+TEST(PlanOffload, EverythingOfFourRanks) {
+  EXPECT_EQ(run_plans(4, {away(mesh(2, 2, 1, 1, 3), kHost, 1, kBf16),
+                          away(mesh(1, 1, 2, 2, 3, true), kFile, 2, kFp32, 16)}),
+            "");
+}
+
+TEST(PlanStep, PartsOfActivationsOverTwo) {
   EXPECT_EQ(run_plans(2, {{.mesh = mesh(1, 1, 1, 2), .recompute = 1, .partition = true},
                           {.mesh = mesh(1, 1, 1, 2),
                            .recompute = 2,
@@ -224,15 +233,14 @@ TEST(PlanStep, PartsOfActivations) {
                            .optimizer = kHost,
                            .partition = true}}),
             "");
+}
+
+TEST(PlanStep, PartsOfActivationsOverFour) {
+  PlanCase everything = away(mesh(2, 1, 1, 2, 3), kHost);
+  everything.tied = everything.partition = true;
   EXPECT_EQ(
       run_plans(4, {{.mesh = mesh(1, 1, 1, 4), .recompute = 1, .partition = true},
-                    {.mesh = mesh(2, 1, 1, 2, 3),
-                     .recompute = 1,
-                     .tied = true,
-                     .checkpoints = kHost,
-                     .optimizer = kHost,
-                     .parameters = kHost,
-                     .partition = true},
+                    everything,
                     {.mesh = piped(mesh(1, 1, 1, 2)), .recompute = 1, .tied = true, .partition = true}}),
       "");
 }
