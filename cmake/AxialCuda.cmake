@@ -7,7 +7,7 @@ if(NOT CMAKE_CUDA_COMPILER)
   message(FATAL_ERROR "[build] no CUDA compiler; expected nvcc 12.4 or later on PATH or in CUDACXX, "
     "or a preset without AXIAL_CUDA")
 endif()
-set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real CACHE STRING "Compute capabilities to compile for")
+set(CMAKE_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "Compute capabilities to compile for")
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
   message(FATAL_ERROR "[build] nvcc ${CMAKE_CUDA_COMPILER_VERSION}; expected 12.4 or later")

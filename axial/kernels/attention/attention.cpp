@@ -25,7 +25,11 @@ constexpr Implementation<AttentionBackward> kBackward[] = {
 
 bool is_floating(DType dtype) { return dtype <= DType::kF16; }
 
-Status check(const AttentionInputs& in) {
+}  // namespace
+
+namespace attention {
+
+Status check_inputs(const AttentionInputs& in) {
   const AttentionSizes& s = in.sizes;
   if (s.num_leading < 0 || s.num_leading > kMaxLeading) {
     return Status::invalid(
@@ -51,6 +55,10 @@ Status check(const AttentionInputs& in) {
   }
   return {};
 }
+
+}  // namespace attention
+
+namespace {
 
 bool is_empty(const AttentionSizes& s) { return s.queries * s.keys * attention::leading_count(s) == 0; }
 
@@ -100,12 +108,12 @@ int64_t tile_workspace_bytes(const AttentionForward& params) {
 int64_t tile_workspace_bytes(const AttentionBackward& params) { return attention::amx_workspace(params); }
 
 Status attention_forward(const AttentionForward& params, const ParallelFor& parallel_for) {
-  if (Status checked = check(params.in); !checked.ok()) return checked;
+  if (Status checked = attention::check_inputs(params.in); !checked.ok()) return checked;
   return run_first(attention_forward_table(), params, parallel_for);
 }
 
 Status attention_backward(const AttentionBackward& params, const ParallelFor& parallel_for) {
-  if (Status checked = check(params.in); !checked.ok()) return checked;
+  if (Status checked = attention::check_inputs(params.in); !checked.ok()) return checked;
   return run_first(attention_backward_table(), params, parallel_for);
 }
 

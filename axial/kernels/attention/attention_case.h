@@ -168,7 +168,7 @@ class AttentionCase {
     std::vector<double> values = random_values(b == 0 ? "b0" : "b1", bias_count(b));
     const double none = dtype == DType::kF16 ? -65504.0 : dtype == DType::kBF16 ? -0x1.fep127 : -INFINITY;
     const std::vector<double> draws = random_values("mask", bias_count(b));
-    for (size_t i = 0; b == 0 && i < values.size(); ++i) {
+    for (size_t i = 0; b == 0 && shape_.keys > 0 && i < values.size(); ++i) {
       const int64_t key = static_cast<int64_t>(i) % shape_.keys;
       const bool first = shape_.first_block_masked && varies(0, 'k') && key < 70 && key + 1 < shape_.keys;
       const bool row = shape_.row_masked && varies(0, 'k') &&

@@ -6,6 +6,9 @@
 
 namespace axial::kernels::attention {
 
+/// Sizes, dtypes of q, k and v, scale and block mask: what every implementation takes for granted.
+Status check_inputs(const AttentionInputs& inputs);
+
 /// Plain loops over one query after the other: the specification, and what serves fp64. The backward runs on
 /// one thread where a bias has a gradient.
 Status reference_forward(const AttentionForward& params, const ParallelFor& parallel_for);

@@ -53,8 +53,12 @@ class CudaGrid {
     }
     const int64_t row = blocks < kMostOfRow ? blocks : kMostOfRow;
     const dim3 grid(static_cast<unsigned>(row), static_cast<unsigned>((blocks + row - 1) / row));
-    function<<<grid, kThreads, Kernel::kSharedBytes, stream_>>>(blocks, args...);
-    keep(cudaGetLastError(), blocks);
+    // Not <<<>>>: its error is the last of anyone's.
+    int64_t count = blocks;
+    void* arguments[] = {&count, const_cast<Args*>(&args)...};
+    keep(cudaLaunchKernel(reinterpret_cast<const void*>(function), grid, dim3(kThreads), arguments,
+                          Kernel::kSharedBytes, stream_),
+         blocks);
   }
 
   const Status& status() const { return status_; }
@@ -62,6 +66,7 @@ class CudaGrid {
  private:
   void keep(cudaError_t error, int64_t blocks) const {
     if (error == cudaSuccess) return;
+    (void)cudaGetLastError();  // told here, and to nobody else
     status_.code = StatusCode::kDevice;
     status_.text = fmt::format("{}: a launch of {} blocks of {} threads failed: {}", op_, blocks, kThreads,
                                cudaGetErrorString(error));

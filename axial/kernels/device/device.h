@@ -33,6 +33,8 @@ AXIAL_DEVICE float exp2_fast(float x) {  // 2 ulp; subnormal results are 0
   return y;
 }
 AXIAL_DEVICE float largest(float a, float b) { return fmaxf(a, b); }
+/// Never fused with an addition: logits have equal bits in every kernel.
+AXIAL_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
 /// Loads stay on their side: those of a whole tile at once would take more registers than there are.
 AXIAL_DEVICE void keep_order() { asm volatile("" ::: "memory"); }
 template <class T>
@@ -48,6 +50,7 @@ AXIAL_DEVICE uint16_t narrow(float x) {
 #else
 AXIAL_DEVICE float exp2_fast(float x) { return std::exp2(x); }
 AXIAL_DEVICE float largest(float a, float b) { return std::fmax(a, b); }
+AXIAL_DEVICE float product(float a, float b) { return a * b; }
 AXIAL_DEVICE void keep_order() {}
 template <class T>
 AXIAL_DEVICE float widen(uint16_t bits) {

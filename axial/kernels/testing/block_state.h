@@ -13,7 +13,8 @@ namespace axial::kernels::test {
 /// What the threads of one block share.
 struct BlockState {
   struct Warp {
-    const char* call = nullptr;  // the one that lanes wait in
+    const char* call = nullptr;  // the one that lanes wait in, and its line: it is the very same
+    int line = 0;
     int arrived = 0;
     int64_t calls = 0;
     void* lanes[device::kWarp] = {};

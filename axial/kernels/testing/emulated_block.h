@@ -4,6 +4,7 @@
 // that reports races. The same functions as device/cuda_block.h. For tests of kernels only.
 #pragma once
 
+#include <string_view>
 #include <vector>
 
 #include "axial/kernels/device/device.h"
@@ -79,11 +80,11 @@ class EmulatedBlock {
     ++passed_;
   }
   template <class V>
-  V shuffle_xor(V value, int mask) {
+  V shuffle_xor(V value, int mask, int line = __builtin_LINE()) {
     struct Lane {
       V given, taken;
     } mine{value, value};
-    collective("shuffle_xor", &mine, [&](void* const(&lanes)[device::kWarp]) {
+    collective("shuffle_xor", line, &mine, [&](void* const(&lanes)[device::kWarp]) {
       for (int i = 0; i < device::kWarp; ++i) {
         static_cast<Lane*>(lanes[i])->taken = static_cast<Lane*>(lanes[i ^ mask])->given;
       }
@@ -91,36 +92,35 @@ class EmulatedBlock {
     return mine.taken;
   }
   template <bool kTurned>
-  void load_matrices(uint32_t (&words)[4], Array<uint16_t> from, int at) {
+  void load_matrices(uint32_t (&words)[4], Array<uint16_t> from, int at, int line = __builtin_LINE()) {
     struct Lane {
       uint16_t row[8];
       uint32_t words[4];
     } mine;
     state_->shared.read(who(), chunk(from, at), 16, mine.row);
-    collective(
-        kTurned ? "load_matrices, turned" : "load_matrices", &mine, [](void* const(&lanes)[device::kWarp]) {
-          const auto element = [&](int matrix, int row, int col) -> uint32_t {
-            return static_cast<Lane*>(lanes[matrix * 8 + row])->row[col];
-          };
-          for (int i = 0; i < device::kWarp; ++i) {
-            for (int m = 0; m < 4; ++m) {
-              const int r = i / 4, c = i % 4 * 2;
-              static_cast<Lane*>(lanes[i])->words[m] = kTurned
-                                                           ? element(m, c, r) | element(m, c + 1, r) << 16
+    collective("load_matrices", line, &mine, [](void* const(&lanes)[device::kWarp]) {
+      const auto element = [&](int matrix, int row, int col) -> uint32_t {
+        return static_cast<Lane*>(lanes[matrix * 8 + row])->row[col];
+      };
+      for (int i = 0; i < device::kWarp; ++i) {
+        for (int m = 0; m < 4; ++m) {
+          const int r = i / 4, c = i % 4 * 2;
+          static_cast<Lane*>(lanes[i])->words[m] = kTurned ? element(m, c, r) | element(m, c + 1, r) << 16
                                                            : element(m, r, c) | element(m, r, c + 1) << 16;
-            }
-          }
-        });
+        }
+      }
+    });
     for (int m = 0; m < 4; ++m) words[m] = mine.words[m];
   }
   template <class T>
-  void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                int line = __builtin_LINE()) {
     struct Lane {
       float* c;
       const uint32_t* a;
       uint32_t b[2];
     } mine{c, a, {b0, b1}};
-    collective("multiply", &mine, [](void* const(&lanes)[device::kWarp]) {
+    collective("multiply", line, &mine, [](void* const(&lanes)[device::kWarp]) {
       float left[16][16], right[16][8];
       const auto half = [](uint32_t word, int h) {
         return device::widen<T>(static_cast<uint16_t>(word >> (16 * h)));
@@ -169,13 +169,14 @@ class EmulatedBlock {
   }
   // All lanes of the warp meet in one call; the last to come does it for all.
   template <class Perform>
-  void collective(const char* call, void* mine, const Perform& perform) {
+  void collective(const char* call, int line, void* mine, const Perform& perform) {
     BlockState::Warp& warp = state_->warps[static_cast<size_t>(this->warp())];
-    if (warp.arrived > 0 && warp.call != call) {
-      throw std::runtime_error(
-          fmt::format("lanes of warp {} are in {} and in {}", this->warp(), warp.call, call));
+    if (warp.arrived > 0 && (warp.line != line || std::string_view(warp.call) != call)) {
+      throw std::runtime_error(fmt::format("lanes of warp {} are in {} of line {} and in {} of line {}",
+                                           this->warp(), warp.call, warp.line, call, line));
     }
     warp.call = call;
+    warp.line = line;
     warp.lanes[lane()] = mine;
     const int64_t now = warp.calls;
     if (++warp.arrived == device::kWarp) {

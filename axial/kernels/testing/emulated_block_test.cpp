@@ -107,7 +107,15 @@ TEST(EmulatedBlock, FindsLanesThatDiverge) {
                   block.multiply<BFloat16>(c, a, 0, 0);
                 }
               }),
-              HasSubstr("are in shuffle_xor and in multiply"));
+              HasSubstr("are in shuffle_xor of line"));
+  const auto two_places = [](Block& block) {  // a macro would put both on one line
+    if (block.lane() < 16) {
+      block.shuffle_xor(1, 1);
+    } else {
+      block.shuffle_xor(1, 1);
+    }
+  };
+  EXPECT_THAT(error_of(two_places), HasSubstr("are in shuffle_xor of line"));
 }
 
 TEST(EmulatedBlock, CopiesComeWhenTheyAreWaitedFor) {

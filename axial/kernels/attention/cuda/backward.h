@@ -36,7 +36,7 @@ AXIAL_DEVICE QueryRow query_row(const AttentionBackward& p, const BackwardScratc
 /// than dP, would leave its rounding.
 AXIAL_DEVICE void differentiate(float& s, float& dp, const QueryRow& query, bool seen) {
   s = seen ? device::exp2_fast((s - query.shift) * kLog2e) * query.inverse : 0.0f;
-  dp = seen && query.inverse != 0 && s != 1 ? s * (dp - query.delta) : 0.0f;
+  dp = s != 0 && s != 1 ? s * (dp - query.delta) : 0.0f;
 }
 
 }  // namespace axial::kernels::attention::cuda

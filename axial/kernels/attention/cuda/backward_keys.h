@@ -84,8 +84,8 @@ class BackwardKeys {
       const int count = static_cast<int>(s.queries - first < kQueries ? s.queries - first : kQueries);
       block_.sync();  // all are done with the tile before
       if (!find(sight, head, first, count)) continue;
-      load_rows<kQueries, kWidth>(block_, queries(), rows_of(p_.in.q, s, q, first), count, ~uint64_t{0});
-      load_rows<kQueries, kWidth>(block_, gradients(), rows_of(p_.dout, s, dout, first), count, ~uint64_t{0});
+      load_rows<kQueries, kWidth>(block_, queries(), rows_of(p_.in.q, s, q, first), count, wanted_);
+      load_rows<kQueries, kWidth>(block_, gradients(), rows_of(p_.dout, s, dout, first), count, wanted_);
       block_.commit();
       block_.template wait<0>();
       block_.sync();
@@ -95,24 +95,28 @@ class BackwardKeys {
   }
 
   // Whether a query of the tile sees a key of the block; what each sees, and its row, go to shared memory.
+  // Those that see none give no gradient, whatever their rows hold: zeros take their place.
   AXIAL_DEVICE bool find(const Sight& sight, int64_t head, int64_t first, int count) {
     const int i = block_.thread();
+    bool gives = false;
     if (i < kQueries) {
       const int64_t row = (x_ * p_.in.sizes.heads + head) * p_.in.sizes.queries + first + i;
       const QueryRow query = i < count ? query_row(p_, scratch_, row) : QueryRow{0, 0, 0};
       block_.store(rows(), 3 * i, query.shift);
       block_.store(rows(), 3 * i + 1, query.inverse);
       block_.store(rows(), 3 * i + 2, query.delta);
+      gives = query.inverse != 0;
     }
-    if (sees_all(p_.in)) return true;
     if (i < kTile) {
-      block_.store(seen(), i, i < count ? seen_by(p_.in, sight, first + i, first_, kTile) : 0);
+      block_.store(seen(), i, gives ? seen_by(p_.in, sight, first + i, first_, kTile) : 0);
     }
     block_.sync();
-    uint64_t any = block_.load(seen(), block_.lane()) | block_.load(seen(), block_.lane() + device::kWarp);
+    const int lane = block_.lane();
+    wanted_ = static_cast<uint64_t>(block_.load(seen(), lane) != 0) << lane |
+              static_cast<uint64_t>(block_.load(seen(), lane + device::kWarp) != 0) << (lane + device::kWarp);
     AXIAL_UNROLL
-    for (int mask = 1; mask < device::kWarp; mask *= 2) any |= block_.shuffle_xor(any, mask);
-    return any != 0;
+    for (int mask = 1; mask < device::kWarp; mask *= 2) wanted_ |= block_.shuffle_xor(wanted_, mask);
+    return wanted_ != 0;
   }
 
   // Of the queries that this lane holds, those that see its two keys, as bits of seen_of_lane().
@@ -176,8 +180,9 @@ class BackwardKeys {
   const AttentionBackward& p_;
   const BackwardScratch& scratch_;
   int64_t x_, kv_head_;
-  int64_t first_;  // key
-  int count_;      // of keys
+  int64_t first_;        // key
+  int count_;            // of keys
+  uint64_t wanted_ = 0;  // queries of the tile that see a key
   float dk_[kWidth / 8][4], dv_[kWidth / 8][4];
 };
 

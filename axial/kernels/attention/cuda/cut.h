@@ -45,7 +45,8 @@ constexpr HeadPlace head_at(const Cut& cut, const AttentionSizes& s, int64_t own
     const int count = part == 0 ? cut.num_own : cut.num_summed;
     const int* dims = part == 0 ? cut.own_dims : cut.summed_dims;
     for (int i = count - 1; i >= 0; --i) {
-      const int64_t size = size_of_cut_dim(s, dims[i]);
+      int64_t size = size_of_cut_dim(s, dims[i]);
+      if (size == 0) size = 1;  // nothing is summed, and the sum is written all the same
       if (dims[i] == kMaxLeading) {
         out.head = index % size;
       } else {

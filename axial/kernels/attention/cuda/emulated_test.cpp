@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA kernels of attention on an emulated block, against the reference in fp64: error at most twice that
 // of the reference in the kernel's own precision.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "axial/kernels/attention/attention_case.h"
@@ -103,6 +104,11 @@ void expect_exact(const AttentionShape& shape, DType dtype) {
   const AttentionCase c(shape, dtype);
   Results truth = reference(c.widened()), plain = reference(c), got = emulated(c);
   EXPECT_TRUE(test::within_twice(got.out, plain.out, truth.out)) << "out";
+  for (int64_t i = 0; i < truth.statistics.size(); ++i) {
+    const double expected = truth.statistics.get(i), actual = got.statistics.get(i);
+    if (std::isinf(expected)) EXPECT_EQ(actual, expected) << "statistic " << i;
+    if (std::isfinite(expected)) EXPECT_NEAR(actual, expected, 1e-4 * std::max(1.0, std::abs(expected))) << i;
+  }
   const char* names[] = {"dq", "dk", "dv", "dbias0", "dbias1"};
   for (int i = 0; i < 5; ++i) {
     // A bias that is the same for all keys changes nothing: its gradient is a sum that cancels.
@@ -159,6 +165,59 @@ TEST(CudaAttention, EqualForAnyOrderOfThreads) {
   EXPECT_TRUE(forwards.out.same_bytes(backwards.out));
   for (int i = 0; i < 5; ++i)
     EXPECT_TRUE(forwards.gradients()[i]->same_bytes(*backwards.gradients()[i])) << i;
+}
+
+TEST(CudaAttention, EmptyShapes) {
+  for (const int empty : {0, 1, 2}) {
+    AttentionShape shape = msa_row(5, 8);
+    if (empty == 0) shape.keys = 0;
+    if (empty == 1) shape.queries = 0;
+    if (empty == 2) shape.leading = {1, 0};
+    const AttentionCase c(shape, DType::kBF16);
+    Results expected = reference(c), got = emulated(c);
+    EXPECT_TRUE(got.out.same_bytes(expected.out)) << empty;
+    for (int i = 0; i < 5; ++i)
+      EXPECT_TRUE(got.gradients()[i]->same_bytes(*expected.gradients()[i])) << empty << i;
+  }
+}
+
+// A query that sees nothing gives no gradient, whatever comes in for it.
+TEST(CudaAttention, RowsThatSeeNothingGiveNothing) {
+  AttentionShape shape = msa_row(20, 8);
+  shape = test::with_bias(shape, "hqk", "xk");  // query 0 sees nothing through the first
+  shape.row_masked = true;
+  AttentionCase c(shape, DType::kBF16);
+  Results expected = reference(c);
+  const AttentionSizes s = c.inputs().sizes;
+  for (int64_t x = 0; x < s.leading[1]; ++x) {
+    for (int64_t i = 0; i < s.heads * s.width; ++i) {
+      static_cast<BFloat16*>(c.dout().data)[x * c.dout().leading[1] + i] = BFloat16(NAN);
+    }
+  }
+  Results got = emulated(c);
+  EXPECT_TRUE(got.out.same_bytes(emulated(AttentionCase(shape, DType::kBF16)).out));
+  for (int i = 0; i < 5; ++i) {  // two roundings of the largest
+    Buffer &actual = *got.gradients()[i], &plain = *expected.gradients()[i];
+    const double allowed = 2 * test::rounding(DType::kBF16) * test::largest(plain);
+    for (int64_t e = 0; e < actual.size(); ++e) EXPECT_NEAR(actual.get(e), plain.get(e), allowed) << i;
+  }
+}
+
+TEST(CudaAttention, RefusesWhatItDoesNotTake) {
+  AttentionCase c(msa_row(5, 8), DType::kBF16);
+  Results results = empty_results(c);
+  AttentionForward forward = forward_of(c, results);
+  forward.in.k.dtype = DType::kF32;
+  EXPECT_FALSE(cuda::supports(forward).ok());
+  forward = forward_of(c, results);
+  forward.out.dtype = DType::kF32;
+  EXPECT_THAT(cuda::supports(forward).text, ::testing::HasSubstr("expected bfloat16 as q, got float32"));
+  forward = forward_of(c, results);
+  forward.in.sizes.width = 129;
+  EXPECT_THAT(cuda::supports(forward).text, ::testing::HasSubstr("expected at most 128, got 129"));
+  AttentionBackward backward = backward_of(c, results);
+  backward.dbias[0].dtype = DType::kF64;
+  EXPECT_THAT(cuda::supports(backward).text, ::testing::HasSubstr("gradient of a bias"));
 }
 
 TEST(CudaAttention, SumsOfManyRowsAreShared) {

@@ -61,7 +61,8 @@ inline BackwardPasses passes_of(const AttentionBackward& p) {
   int64_t parts = 0;
   for (int b = 0; b < 2; ++b) {
     const AttentionBias& to = p.dbias[b];
-    if (to.data == nullptr) continue;
+    const bool empty = (to.query != 0 && s.queries == 0) || (to.key != 0 && s.keys == 0);
+    if (to.data == nullptr || empty) continue;
     BiasGradient& gradient = out.biases[b];
     gradient.cut = cut_of(to, s);
     const bool by_query = to.query != 0 && s.queries > 1, by_key = to.key != 0 && s.keys > 1;
@@ -70,7 +71,7 @@ inline BackwardPasses passes_of(const AttentionBackward& p) {
       const int64_t tiles =
           gradient.cut.own * ceil_div(s.queries, kQueriesOfTile) * ceil_div(s.keys, kBiasPassKeys);
       gradient.splits = std::clamp<int64_t>(kWantedBlocks / std::max<int64_t>(tiles, 1), 1,
-                                            std::min<int64_t>(gradient.cut.summed, kMaxSplits));
+                                            std::clamp<int64_t>(gradient.cut.summed, 1, kMaxSplits));
       if (gradient.splits > 1)
         parts = std::max(parts, gradient.splits * gradient.cut.own * s.queries * s.keys);
     } else if (by_key) {

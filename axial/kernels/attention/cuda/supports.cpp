@@ -3,11 +3,29 @@
 // that plans and Meta tensors ask the same.
 #include "axial/kernels/attention/cuda/launch.h"
 #include "axial/kernels/attention/cuda/passes.h"
+#include "axial/kernels/attention/implementations.h"
 
 namespace axial::kernels::attention::cuda {
 namespace {
 
+// P and dS are rounded to the dtype of q: a result in fp32 would promise more than it holds.
+Status same_dtype(const char* what, const AttentionTensor& t, DType dtype) {
+  if (t.data == nullptr || t.dtype == dtype) return {};
+  return Status::unsupported(
+      fmt::format("{}; expected {} as q, got {}", what, name_of(dtype), name_of(t.dtype)));
+}
+
+Status narrow_bias(const char* what, const AttentionBias& bias) {
+  if (bias.data == nullptr || bias.dtype == DType::kF32 || bias.dtype == DType::kBF16 ||
+      bias.dtype == DType::kF16) {
+    return {};
+  }
+  return Status::unsupported(
+      fmt::format("{}; expected float32, bfloat16 or float16, got {}", what, name_of(bias.dtype)));
+}
+
 Status supports_inputs(const AttentionInputs& in) {
+  if (Status status = check_inputs(in); !status.ok()) return status;
   if (in.q.dtype != DType::kBF16 && in.q.dtype != DType::kF16) {
     return Status::unsupported(fmt::format("expected bfloat16 or float16, got {}", name_of(in.q.dtype)));
   }
@@ -15,10 +33,7 @@ Status supports_inputs(const AttentionInputs& in) {
     return Status::unsupported(fmt::format("width; expected at most {}, got {}", kMostWidth, in.sizes.width));
   }
   for (const AttentionBias& bias : in.bias) {
-    if (bias.data != nullptr && bias.dtype == DType::kF64) return Status::unsupported("a bias is float64");
-  }
-  if (in.sizes.queries * in.sizes.keys * leading_count(in.sizes) == 0) {
-    return Status::unsupported("nothing to compute");
+    if (Status status = narrow_bias("a bias", bias); !status.ok()) return status;
   }
   return {};
 }
@@ -26,20 +41,20 @@ Status supports_inputs(const AttentionInputs& in) {
 }  // namespace
 
 Status supports(const AttentionForward& params) {
-  if (params.out.dtype == DType::kF64) return Status::unsupported("a float64 result");
-  return supports_inputs(params.in);
+  if (Status status = supports_inputs(params.in); !status.ok()) return status;
+  return same_dtype("the result", params.out, params.in.q.dtype);
 }
 
 Status supports(const AttentionBackward& params) {
-  if (params.dout.dtype != params.in.q.dtype) {
-    return Status::unsupported(fmt::format("gradient of the output; expected {}, got {}",
-                                           name_of(params.in.q.dtype), name_of(params.dout.dtype)));
+  if (Status status = supports_inputs(params.in); !status.ok()) return status;
+  for (const AttentionTensor* t : {&params.out, &params.dout, &params.dq, &params.dk, &params.dv}) {
+    if (Status status = same_dtype("a result or gradient", *t, params.in.q.dtype); !status.ok())
+      return status;
   }
   for (const AttentionBias& bias : params.dbias) {
-    if (bias.data != nullptr && bias.dtype == DType::kF64)
-      return Status::unsupported("a gradient is float64");
+    if (Status status = narrow_bias("the gradient of a bias", bias); !status.ok()) return status;
   }
-  return supports_inputs(params.in);
+  return {};
 }
 
 int64_t workspace_bytes(const AttentionBackward& params) {

@@ -88,7 +88,7 @@ AXIAL_DEVICE void add_slope(float (&s)[kColumns][4], const AttentionInputs& in, 
         const int64_t from = t.q_positions == nullptr ? query + in.sizes.keys - in.sizes.queries
                                                       : t.q_positions[query * in.q_positions.item];
         const int64_t to = t.k_positions == nullptr ? key : t.k_positions[key * in.k_positions.item];
-        s[n][2 * r + c] += slope * static_cast<float>(to - from);
+        s[n][2 * r + c] += device::product(slope, static_cast<float>(to - from));
       }
     }
   }
@@ -104,7 +104,8 @@ AXIAL_DEVICE void finish_logits(float (&s)[kColumns][4], const AttentionInputs& 
   AXIAL_UNROLL
   for (int n = 0; n < kColumns; ++n) {
     AXIAL_UNROLL
-    for (int e = 0; e < 4; ++e) s[n][e] = sees(e / 2, n, e % 2) ? s[n][e] * scale : device::minus_infinity();
+    for (int e = 0; e < 4; ++e)
+      s[n][e] = sees(e / 2, n, e % 2) ? device::product(s[n][e], scale) : device::minus_infinity();
   }
   AXIAL_UNROLL
   for (int b = 0; b < 2; ++b) {
