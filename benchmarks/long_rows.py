@@ -166,7 +166,20 @@ def main() -> None:
                 ],
                 "embed",
             )
-            plan = planned(folder, ["--for", "embed", "--batch-tokens", LENGTH, *precision])
+            plan = planned(
+                folder,
+                [
+                    "--for",
+                    "embed",
+                    "--batch-tokens",
+                    LENGTH,
+                    "--set",
+                    "parallel.ring=1",
+                    "--set",
+                    "parallel.ulysses=1",
+                    *precision,
+                ],
+            )
             lines.append(
                 f"| embedding one sequence, one rank | {seconds:.0f} | | {peaks[0] / GIB:.2f} | | {plan / GIB:.2f} | "
                 f"{plain / GIB:.0f} |"

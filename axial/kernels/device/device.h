@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the sources of CUDA kernels are written in, so that nvcc and a host compiler read the same text:
 // function and loop marks, 16-bit floats in pairs, exp2. Kernels are templates over a block:
-// device/cuda_block.h on a device, testing/emulated_block.h in the tests.
+// device/cuda_block.cuh on a device, testing/emulated_block.h in the tests.
 #pragma once
 
 #include <bit>

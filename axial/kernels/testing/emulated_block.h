@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A block of threads of a CUDA device on the host, so that the source of a kernel runs where there is no
 // device: lanes, fragments of mma and ldmatrix, shuffles, asynchronous copies, barriers, and shared memory
-// that reports races. The same functions as device/cuda_block.h. For tests of kernels only.
+// that reports races. The same functions as device/cuda_block.cuh. For tests of kernels only.
 #pragma once
 
 #include <string_view>

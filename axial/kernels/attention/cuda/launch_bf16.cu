@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over bfloat16 on CUDA devices: see launch.h.
-#include "axial/kernels/attention/cuda/launch_inl.h"
+#include "axial/kernels/attention/cuda/launch_inl.cuh"
 
 namespace axial::kernels::attention::cuda {
 

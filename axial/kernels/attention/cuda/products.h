@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tiles of attention's CUDA kernels: loading them, and their products on matrix units. A warp has 16 rows of
-// a tile of accumulators. Templates over the block (device/cuda_block.h, testing/emulated_block.h); included
-// by the kernels of this folder.
+// a tile of accumulators. Templates over the block (device/cuda_block.cuh, testing/emulated_block.h), for the
+// kernels of this folder.
 #pragma once
 
 #include "axial/kernels/attention/cuda/terms.h"

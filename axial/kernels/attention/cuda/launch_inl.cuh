@@ -4,7 +4,7 @@
 
 #include "axial/kernels/attention/cuda/launch.h"
 #include "axial/kernels/attention/cuda/run.h"
-#include "axial/kernels/device/cuda_grid.h"
+#include "axial/kernels/device/cuda_grid.cuh"
 
 namespace axial::kernels::attention::cuda {
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Launches kernels that are classes over a block (device/cuda_block.h) on a stream of the current device.
+// Launches kernels that are classes over a block (device/cuda_block.cuh) on a stream of the current device.
 // Included by *.cu alone.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include "axial/core/check/status.h"
-#include "axial/kernels/device/cuda_block.h"
+#include "axial/kernels/device/cuda_block.cuh"
 
 namespace axial::kernels::device {
 
