@@ -35,8 +35,6 @@ AXIAL_DEVICE float exp2_fast(float x) {  // 2 ulp; subnormal results are 0
 AXIAL_DEVICE float largest(float a, float b) { return fmaxf(a, b); }
 /// Never fused with an addition: logits have equal bits in every kernel.
 AXIAL_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
-/// Loads stay on their side: those of a whole tile at once would take more registers than there are.
-AXIAL_DEVICE void keep_order() { asm volatile("" ::: "memory"); }
 template <class T>
 AXIAL_DEVICE float widen(uint16_t bits) {
   if constexpr (std::is_same_v<T, BFloat16>) return __uint_as_float(static_cast<uint32_t>(bits) << 16);
@@ -51,7 +49,6 @@ AXIAL_DEVICE uint16_t narrow(float x) {
 AXIAL_DEVICE float exp2_fast(float x) { return std::exp2(x); }
 AXIAL_DEVICE float largest(float a, float b) { return std::fmax(a, b); }
 AXIAL_DEVICE float product(float a, float b) { return a * b; }
-AXIAL_DEVICE void keep_order() {}
 template <class T>
 AXIAL_DEVICE float widen(uint16_t bits) {
   T value;

@@ -60,7 +60,6 @@ AXIAL_DEVICE void add_bias(float (&s)[kColumns][4], const AttentionBias& bias, c
     int64_t at = (row + 8 * r) * row_step + col * col_step;
     AXIAL_UNROLL
     for (int n = 0; n < kColumns; ++n, at += 8 * col_step) {
-      if (n % 4 == 0) device::keep_order();
       AXIAL_UNROLL
       for (int c = 0; c < 2; ++c) {
         if (!sees(r, n, c)) continue;
@@ -79,7 +78,6 @@ AXIAL_DEVICE void add_slope(float (&s)[kColumns][4], const AttentionInputs& in, 
   for (int r = 0; r < 2; ++r) {
     AXIAL_UNROLL
     for (int n = 0; n < kColumns; ++n) {
-      device::keep_order();
       AXIAL_UNROLL
       for (int c = 0; c < 2; ++c) {
         if (!sees(r, n, c)) continue;
